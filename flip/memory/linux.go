@@ -30,57 +30,58 @@ func (linux) seal(file *os.File, seals int) error {
 	return os.NewSyscallError("fcntl F_ADD_SEALS", err)
 }
 
-// touch aligns the mapping to 2 MiB and asks for huge pages before the first page appears: ordinary RAM that is
-// allocated in any other order gets no transparent huge page, even where the host allows them.
 func (linux) touch(file *os.File, size uint64, populate bool) error {
 	length := uintptr(size)
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(file.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstatfs", err)
 	}
-	if st.Type == unix.HUGETLBFS_MAGIC { // the kernel aligns it by itself, and refuses advice
-		return mapped(file, nil, length, func(at unsafe.Pointer) error {
-			if !populate {
-				return nil
-			}
-			return advise(at, length, unix.MADV_POPULATE_WRITE)
-		})
+	if st.Type != unix.HUGETLBFS_MAGIC {
+		return touchOrdinary(file, length, populate)
 	}
-	return aligned(length, func(room unsafe.Pointer) error {
-		return mapped(file, room, length, func(at unsafe.Pointer) error {
-			if err := advise(at, length, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
-				return err // EINVAL: a kernel built without them
-			}
-			if !populate {
-				return nil
-			}
-			return advise(at, length, unix.MADV_POPULATE_WRITE)
-		})
-	})
+	at, err := mmap(file, nil, length) // the kernel aligns it by itself, and it takes no advice
+	if err != nil {
+		return err
+	}
+	if populate {
+		err = advise(at, length, unix.MADV_POPULATE_WRITE)
+	}
+	return errors.Join(err, munmap(at, length))
 }
 
-// aligned lends do address space of length bytes that starts at a multiple of 2 MiB.
-func aligned(length uintptr, do func(unsafe.Pointer) error) error {
+// touchOrdinary aligns the mapping to 2 MiB and asks for huge pages before the first page appears: allocated in
+// any other order, ordinary RAM gets no transparent huge page even where the host allows them.
+func touchOrdinary(file *os.File, length uintptr, populate bool) error {
 	room, err := unix.MmapPtr(-1, 0, nil, length+thpBytes, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
-	err = do(unsafe.Add(room, (thpBytes-uintptr(room)%thpBytes)%thpBytes))
-	return errors.Join(err, os.NewSyscallError("munmap", unix.MunmapPtr(room, length+thpBytes)))
+	at, err := mmap(file, unsafe.Add(room, -uintptr(room)%thpBytes), length)
+	if err == nil {
+		err = advise(at, length, unix.MADV_HUGEPAGE)
+		if errors.Is(err, unix.EINVAL) { // a kernel built without them
+			err = nil
+		}
+	}
+	if err == nil && populate {
+		err = advise(at, length, unix.MADV_POPULATE_WRITE)
+	}
+	// All of it at once: between two unmappings another thread could have been given what is free already.
+	return errors.Join(err, munmap(room, length+thpBytes))
 }
 
-// mapped lends do the file mapped shared at where, or anywhere.
-func mapped(file *os.File, where unsafe.Pointer, length uintptr, do func(unsafe.Pointer) error) error {
+// mmap maps the file whole, shared and writable: at a place that is the caller's own, or anywhere.
+func mmap(file *os.File, place unsafe.Pointer, length uintptr) (unsafe.Pointer, error) {
 	flags := unix.MAP_SHARED
-	if where != nil {
+	if place != nil {
 		flags |= unix.MAP_FIXED
 	}
-	at, err := unix.MmapPtr(int(file.Fd()), 0, where, length, unix.PROT_READ|unix.PROT_WRITE, flags)
-	if err != nil {
-		return os.NewSyscallError("mmap", err)
-	}
-	err = do(at)
-	return errors.Join(err, os.NewSyscallError("munmap", unix.MunmapPtr(at, length)))
+	at, err := unix.MmapPtr(int(file.Fd()), 0, place, length, unix.PROT_READ|unix.PROT_WRITE, flags)
+	return at, os.NewSyscallError("mmap", err)
+}
+
+func munmap(at unsafe.Pointer, length uintptr) error {
+	return os.NewSyscallError("munmap", unix.MunmapPtr(at, length))
 }
 
 func advise(at unsafe.Pointer, length uintptr, advice int) error {

@@ -1,0 +1,58 @@
+# `make demo` shows qlive at work, `make test` tests it; both install what they lack.
+
+override QLIVE_CACHE := $(abspath $(or $(QLIVE_CACHE),.cache))
+export QLIVE_CACHE
+# A Go that set-up had to unpack comes before one that is too old.
+export PATH := $(QLIVE_CACHE)/go/bin:$(PATH)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME ?= 30s
+TIMEOUT ?= 60m
+
+.DEFAULT_GOAL := help
+# The steps below share one machine, and the guests are timed.
+.NOTPARALLEL:
+.PHONY: help setup setup-demo build demo test lint drift unit integration fuzz bench generate clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install all that the tests need
+	@scripts/setup test
+
+setup-demo:
+	@scripts/setup demo
+
+build: ## the static binary bin/qlive
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/qlive ./cmd/qlive
+
+demo: setup-demo build ## a running guest goes from one QEMU to the next and back
+	bin/qlive demo
+
+test: setup lint drift unit integration ## everything that can be tested here
+
+lint: ## formatting, go vet, staticcheck
+	@scripts/gofmt-check
+	go vet ./...
+	go tool staticcheck ./...
+
+drift: ## generated files are what `make generate` makes
+	@scripts/drift
+
+unit: ## tests that need no guest, with the race detector
+	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v '^qlive/integration/')
+
+integration: ## real QEMUs, real guests, real mounts
+	go test -count=1 -p 1 -timeout $(TIMEOUT) ./integration/...
+
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@scripts/fuzz $(FUZZTIME)
+
+bench: setup build ## measure handoffs; docs/benchmarks.md explains the table
+	bin/qlive bench
+
+generate: ## write the generated files anew
+	go generate ./...
+
+clean: ## remove what was built; what set-up installed stays
+	rm -rf bin

@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,8 +65,10 @@ func (h host) pool(page uint64) (pool, error) {
 
 // checkHugePage makes sure that the host knows pages of p's size.
 func (h host) checkHugePage(p plan) error {
-	if _, err := os.Stat(h.poolDir(p.pageBytes)); err == nil {
-		return nil
+	if bits.OnesCount64(p.pageBytes) == 1 {
+		if _, err := os.Stat(h.poolDir(p.pageBytes)); err == nil {
+			return nil
+		}
 	}
 	return vmstate.Errorf(vmstate.Unsupported, "cannot make RAM block %q of pages of %s: this host has huge pages of %s",
 		p.want.Name, bytesText(p.pageBytes), strings.Join(h.hugePages(), " and ")).
@@ -123,9 +126,13 @@ func (h host) checkOrdinary(vm string, plans []plan) (warnings []string, err err
 	if err != nil {
 		return nil, err
 	}
-	if need > total {
-		return nil, vmstate.Errorf(vmstate.Exhausted, "cannot make %d bytes of RAM for %s: the host has %d bytes in all", need, vm, total).
-			With("make the guest smaller")
+	huge, err := h.memInfo("Hugetlb") // set aside for the pools, and useless here
+	if err != nil {
+		return nil, err
+	}
+	if total -= min(total, huge); need > total {
+		return nil, vmstate.Errorf(vmstate.Exhausted, "cannot make %d bytes of RAM for %s: besides its huge pages the host has %d bytes in all",
+			need, vm, total).With("make the guest smaller")
 	}
 	available, err := h.memInfo("MemAvailable")
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -101,14 +102,13 @@ func openFolder(path string) (*os.Root, error) {
 }
 
 func checkFolder(root *os.Root, path string) error {
-	dir, err := root.Open(".")
+	info, err := root.Stat(".")
 	if err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot use %s for guest RAM: %w", path, err)
-	}
-	defer dir.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return vmstate.Errorf(vmstate.Host, "cannot look at %s: %w", path, err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return vmstate.Errorf(vmstate.Host, "cannot look at %s: no stat of it", path)
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 {
 		return vmstate.Errorf(vmstate.Denied, "cannot use %s for guest RAM: it belongs to user %d with mode %#o, and others could replace or cut the files in it",

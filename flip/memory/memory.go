@@ -13,7 +13,9 @@ type Want struct {
 	Name      string // of QEMU's RAM block, such as pc.ram
 	SizeBytes uint64 // a multiple of the page size
 	PageBytes uint64 // 4096, 2097152 or 1073741824; 0 as the spec says
-	Populate  bool   // allocate every page now, for a guest that was asked for with preallocated RAM
+	// Populate allocates every page now, for a guest that was asked for with preallocated RAM: 0.2 s a GiB or
+	// more. The memory is charged to the caller's cgroup, whose limit kills rather than fails.
+	Populate bool
 }
 
 // Set is the RAM of one VM: its files and their descriptors.

@@ -3,7 +3,7 @@ package memory
 import (
 	"crypto/sha256"
 	"fmt"
-	"math"
+	"path/filepath"
 	"strings"
 
 	"qlive/vmstate"
@@ -117,14 +117,17 @@ func (h host) planHugetlbfs(p plan, spec vmstate.MemorySpec) (plan, error) {
 				With(fmt.Sprintf("mount -t hugetlbfs -o pagesize=%d none DIR, and give that folder", size))
 		}
 	}
-	p.backing, p.pageBytes, p.path = vmstate.Hugetlbfs, mount, spec.Path+"/"+p.fileName
+	p.backing, p.pageBytes, p.path = vmstate.Hugetlbfs, mount, filepath.Join(spec.Path, p.fileName)
 	return p, nil
 }
+
+// maxBytes is the address space of a process on x86-64.
+const maxBytes = 1 << 47
 
 // checkSize refuses sizes that no mapping of these pages can have.
 func (p plan) checkSize() error {
 	size, page := p.want.SizeBytes, p.pageBytes
-	if size == 0 || size > math.MaxInt64/2 {
+	if size == 0 || size > maxBytes {
 		return vmstate.Errorf(vmstate.Invalid, "cannot make RAM block %q of %d bytes", p.want.Name, size).
 			With("give it a size that the host can hold")
 	}

@@ -1,0 +1,113 @@
+package restapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+
+	"qlive/vmstate"
+)
+
+// followEvery is how often a followed file is looked at. The files are local and each look is a stat; inotify would
+// save the stats and cost a descriptor and a goroutine for each reader.
+const followEvery = 50 * time.Millisecond
+
+type logInput struct {
+	VMPath
+	Follow bool `query:"follow" doc:"go on with what comes, until the VM is gone or stopped"`
+}
+
+type typeInput struct {
+	VMPath
+	RawBody []byte `contentType:"application/octet-stream"`
+}
+
+func (a *api) consoleRoutes() {
+	text := func(what string) map[string]*huma.Response {
+		return map[string]*huma.Response{"200": {Description: what, Content: map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}}}}
+	}
+	add(a, RoleRead, huma.Operation{OperationID: "read-console", Method: http.MethodGet, Path: "/vms/{vm}/console", Summary: "Read what the guest wrote on its serial console", Tags: []string{"Console"},
+		Description: "The bytes as they came, over all QEMUs that had the guest.", Responses: text("The console's text")},
+		a.logReader(func(vm vmstate.VM) []string { return vm.ConsoleLog }))
+	add(a, RoleRead, huma.Operation{OperationID: "read-log", Method: http.MethodGet, Path: "/vms/{vm}/log", Summary: "Read what QEMU wrote on its standard error", Tags: []string{"Console"},
+		Responses: text("QEMU's log")}, a.logReader(func(vm vmstate.VM) []string { return vm.QEMULog }))
+	add(a, RoleOperate, huma.Operation{OperationID: "write-console", Method: http.MethodPost, Path: "/vms/{vm}/console", Summary: "Type on the guest's serial console", Tags: []string{"Console"},
+		Description: "The body's bytes, as they are.", DefaultStatus: http.StatusNoContent, MaxBodyBytes: maxBody}, a.typeConsole)
+}
+
+func (a *api) typeConsole(_ context.Context, in *typeInput) (*struct{}, error) {
+	if _, err := a.vm(in.VM); err != nil {
+		return nil, err
+	}
+	return nil, a.svc.Console(in.VM, in.RawBody)
+}
+
+// logReader is a handler that sends the files that pick names.
+func (a *api) logReader(pick func(vmstate.VM) []string) func(context.Context, *logInput) (*huma.StreamResponse, error) {
+	return func(_ context.Context, in *logInput) (*huma.StreamResponse, error) {
+		if _, err := a.vm(in.VM); err != nil {
+			return nil, err
+		}
+		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			r, w := humachi.Unwrap(hc)
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			if r.Method == http.MethodHead {
+				return
+			}
+			w.WriteHeader(http.StatusOK)
+			a.copyLogs(r.Context(), w, in.VM, pick, in.Follow)
+		}}, nil
+	}
+}
+
+// copyLogs sends the files in order, and if follow is set what is added to any of them, until the VM is gone or has
+// stopped. No deadline: a reader that rests, a pager, holds up only itself.
+func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, name string, pick func(vmstate.VM) []string, follow bool) {
+	sent := map[string]int64{} // bytes of each file
+	control := http.NewResponseController(w)
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		// The state is read before the files: what a VM wrote before it stopped is then seen below.
+		vm, there := a.svc.Snapshot().VM(name)
+		for _, path := range pick(vm) {
+			n, err := copyFrom(w, path, sent[path])
+			sent[path] += n
+			if err != nil {
+				return
+			}
+		}
+		if control.Flush() != nil || !follow || !there || vm.Status == vmstate.Stopped {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// copyFrom sends what the file holds after offset. A file that is not there is empty.
+func copyFrom(w io.Writer, path string, offset int64) (int64, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() <= offset {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return io.Copy(w, io.NewSectionReader(f, offset, info.Size()-offset))
+}

@@ -1,0 +1,55 @@
+package restapi
+
+import (
+	"context"
+	"net/http"
+
+	"qlive/vmstate"
+)
+
+// Removal says how a VM is to go.
+type Removal string
+
+// The ways to remove a VM.
+const (
+	RemovePowerdown Removal = "powerdown" // ask the guest to power off; it goes when it has
+	RemoveKill      Removal = "kill"      // end QEMU now
+)
+
+// Service is what the API serves: the daemon, as far as REST sees it.
+//
+// Errors that a caller should read are a [vmstate.Error]; any other is shown as an internal error.
+// Every method may be called by many goroutines at once.
+type Service interface {
+	// Snapshot is all there is to read. It never waits and is never nil.
+	Snapshot() *vmstate.Snapshot
+	// Subscribe gives the events after number after. If they are no longer there, or after is 0, the first event is
+	// an EventReset with the whole vmstate.State and the number that it stands for.
+	Subscribe(after uint64) vmstate.Subscription
+
+	// StartVM returns when QEMU runs and answers.
+	StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, error)
+	// RemoveVM with RemovePowerdown returns when the guest has been asked, with RemoveKill when QEMU is gone.
+	RemoveVM(ctx context.Context, name string, how Removal) error
+	// PauseVM, ResumeVM and ResetVM return when QEMU has done it, PowerdownVM when the guest has been asked.
+	PauseVM(ctx context.Context, name string) (vmstate.VM, error)
+	ResumeVM(ctx context.Context, name string) (vmstate.VM, error)
+	ResetVM(ctx context.Context, name string) (vmstate.VM, error)
+	PowerdownVM(ctx context.Context, name string) (vmstate.VM, error)
+	// Console types input on the guest's console.
+	Console(vm string, input []byte) error
+
+	// Migrate accepts a migration, in phase planned; it runs on by itself, whatever becomes of ctx.
+	Migrate(ctx context.Context, spec vmstate.MigrationSpec) (vmstate.Migration, error)
+	// RollbackVM accepts a migration to the binary that the VM came from.
+	RollbackVM(ctx context.Context, name string) (vmstate.Migration, error)
+	// ContinueMigration lets a migration that holds in prepared go on.
+	ContinueMigration(ctx context.Context, id string) (vmstate.Migration, error)
+	// CancelMigration asks for the end of a migration that has not begun to switch.
+	CancelMigration(ctx context.Context, id string) (vmstate.Migration, error)
+	// Trace is where the time of a migration went, as JSON in Chrome's trace format.
+	Trace(id string) ([]byte, error)
+
+	// Metrics serves Prometheus.
+	Metrics() http.Handler
+}

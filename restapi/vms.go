@@ -1,0 +1,208 @@
+package restapi
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"qlive/vmstate"
+)
+
+// VMPath is a path that names a VM.
+type VMPath struct {
+	VM string `path:"vm" doc:"name of the VM"`
+}
+
+// Resolve refuses what cannot be a name, before anything is looked up by it.
+func (p *VMPath) Resolve(huma.Context) []error {
+	if err := vmstate.CheckName(p.VM); err != nil {
+		return []error{&huma.ErrorDetail{Location: "path.vm", Message: err.Error()}}
+	}
+	return nil
+}
+
+// PageQuery chooses a part of a collection.
+type PageQuery struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"the most items to give"`
+	Cursor string `query:"cursor" maxLength:"200" doc:"next_cursor of the page before"`
+}
+
+// list is a collection, or a page of it.
+type list[T any] struct {
+	Items      []T    `json:"items"`
+	NextCursor string `json:"next_cursor,omitempty" doc:"pass as cursor to get what follows; absent at the end"`
+}
+
+// body is an answer that is a body alone.
+type body[T any] struct{ Body T }
+
+// created is an answer that says where the thing is.
+type created[T any] struct {
+	Status   int
+	Location string `header:"Location"`
+	Body     T
+}
+
+func (a *api) vmRoutes() {
+	add(a, RoleRead, huma.Operation{OperationID: "list-vms", Method: http.MethodGet, Path: "/vms", Summary: "List VMs", Tags: []string{"VMs"}}, a.listVMs)
+	add(a, RoleAdmin, huma.Operation{OperationID: "start-vm", Method: http.MethodPost, Path: "/vms", Summary: "Start a VM", Tags: []string{"VMs"},
+		Description: "Returns once QEMU runs and answers. QEMU runs with the daemon's rights, so this is for administrators.", DefaultStatus: http.StatusCreated}, a.startVM)
+	add(a, RoleRead, huma.Operation{OperationID: "get-vm", Method: http.MethodGet, Path: "/vms/{vm}", Summary: "Show a VM", Tags: []string{"VMs"}}, a.getVM)
+	add(a, RoleOperate, huma.Operation{OperationID: "remove-vm", Method: http.MethodDelete, Path: "/vms/{vm}", Summary: "Power a VM down, or kill it, and forget it", Tags: []string{"VMs"},
+		Description: "Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).", DefaultStatus: http.StatusNoContent,
+		Responses: map[string]*huma.Response{"202": {Description: "The guest has been asked"}}}, a.removeVM)
+	a.vmVerb("pause", "Stop the guest's vCPUs", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PauseVM(ctx, vm) })
+	a.vmVerb("resume", "Let the guest's vCPUs run", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResumeVM(ctx, vm) })
+	a.vmVerb("reset", "Reset the guest, as its reset button does", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResetVM(ctx, vm) })
+	a.vmVerb("powerdown", "Ask the guest to power off, as its power button does", http.StatusAccepted, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PowerdownVM(ctx, vm) })
+	add(a, RoleRead, huma.Operation{OperationID: "list-regions", Method: http.MethodGet, Path: "/vms/{vm}/regions", Summary: "List a VM's RAM regions", Tags: []string{"VMs"}}, a.listRegions)
+	add(a, RoleRead, huma.Operation{OperationID: "get-region", Method: http.MethodGet, Path: "/vms/{vm}/regions/{region}", Summary: "Show a RAM region", Tags: []string{"VMs"}}, a.getRegion)
+}
+
+// vmVerb registers POST /vms/{vm}/verb.
+func (a *api) vmVerb(verb, summary string, status int, act func(context.Context, string) (vmstate.VM, error)) {
+	op := huma.Operation{OperationID: verb + "-vm", Method: http.MethodPost, Path: "/vms/{vm}/" + verb, Summary: summary, Tags: []string{"VMs"}, DefaultStatus: status}
+	add(a, RoleOperate, op, func(ctx context.Context, in *VMPath) (*body[vmstate.VM], error) {
+		vm, err := act(ctx, in.VM)
+		if err != nil {
+			return nil, err
+		}
+		return &body[vmstate.VM]{wholeVM(vm)}, nil
+	})
+}
+
+type listVMsInput struct {
+	PageQuery
+	Status vmstate.Status `query:"status" enum:"running,paused,migrating,stopped,failed,starting" doc:"only VMs of this status"`
+}
+
+func (a *api) listVMs(_ context.Context, in *listVMsInput) (*body[list[vmstate.VM]], error) {
+	out := &body[list[vmstate.VM]]{list[vmstate.VM]{Items: []vmstate.VM{}}}
+	for _, vm := range a.svc.Snapshot().VMs { // by name, so the last name is the cursor
+		if vm.Name <= in.Cursor || in.Status != "" && vm.Status != in.Status {
+			continue
+		}
+		if n := len(out.Body.Items); n == in.Limit {
+			out.Body.NextCursor = out.Body.Items[n-1].Name
+			break
+		}
+		out.Body.Items = append(out.Body.Items, wholeVM(vm))
+	}
+	return out, nil
+}
+
+func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*created[vmstate.VM], error) {
+	spec := in.Body
+	if err := vmstate.CheckName(spec.Name); err != nil {
+		return nil, err
+	}
+	for _, path := range []string{spec.Binary, spec.Dir, spec.Memory.Path} {
+		if path != "" && !strings.HasPrefix(path, "/") {
+			return nil, vmstate.Errorf(vmstate.Invalid, "cannot start VM %s: %q is not an absolute path", spec.Name, path).
+				With("the daemon has another working directory than you: write the path from /")
+		}
+	}
+	if spec.Binary == "" {
+		return nil, vmstate.Errorf(vmstate.Invalid, "cannot start VM %s: binary is empty", spec.Name).With("name a QEMU, such as /usr/bin/qemu-system-x86_64")
+	}
+	for _, text := range slices.Concat(spec.Args, []string{spec.Binary, spec.Dir, spec.Memory.Path}) {
+		if strings.ContainsRune(text, 0) {
+			return nil, vmstate.Errorf(vmstate.Invalid, "cannot start VM %s: %q holds a zero byte", spec.Name, text)
+		}
+	}
+	vm, err := a.svc.StartVM(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: wholeVM(vm)}, nil
+}
+
+func (a *api) getVM(_ context.Context, in *VMPath) (*body[vmstate.VM], error) {
+	vm, err := a.vm(in.VM)
+	if err != nil {
+		return nil, err
+	}
+	return &body[vmstate.VM]{vm}, nil
+}
+
+type removeVMInput struct {
+	VMPath
+	Force bool `query:"force" doc:"kill QEMU instead of asking the guest"`
+}
+
+func (a *api) removeVM(ctx context.Context, in *removeVMInput) (*struct{ Status int }, error) {
+	how, status := RemovePowerdown, http.StatusAccepted
+	if in.Force {
+		how, status = RemoveKill, http.StatusNoContent
+	}
+	if err := a.svc.RemoveVM(ctx, in.VM, how); err != nil {
+		return nil, err
+	}
+	return &struct{ Status int }{status}, nil
+}
+
+func (a *api) listRegions(_ context.Context, in *VMPath) (*body[list[vmstate.Region]], error) {
+	vm, err := a.vm(in.VM)
+	if err != nil {
+		return nil, err
+	}
+	return &body[list[vmstate.Region]]{list[vmstate.Region]{Items: vm.Regions}}, nil
+}
+
+type regionPath struct {
+	VMPath
+	Region string `path:"region" doc:"name of the region"`
+}
+
+func (a *api) getRegion(_ context.Context, in *regionPath) (*body[vmstate.Region], error) {
+	vm, err := a.vm(in.VM)
+	if err != nil {
+		return nil, err
+	}
+	for _, region := range vm.Regions {
+		if region.Name == in.Region {
+			return &body[vmstate.Region]{region}, nil
+		}
+	}
+	e := vmstate.Errorf(vmstate.NotFound, "cannot find region %q of VM %s", in.Region, in.VM)
+	e.VM = in.VM
+	return nil, e
+}
+
+// vm finds a VM.
+func (a *api) vm(name string) (vmstate.VM, error) {
+	if vm, ok := a.svc.Snapshot().VM(name); ok {
+		return wholeVM(vm), nil
+	}
+	e := vmstate.Errorf(vmstate.NotFound, "cannot find VM %q", name).With("GET /vms lists the VMs")
+	e.VM = name
+	return vmstate.VM{}, e
+}
+
+// wholeVM is vm with empty lists where it has none: null is for what is not known.
+func wholeVM(vm vmstate.VM) vmstate.VM {
+	if vm.Regions == nil {
+		vm.Regions = []vmstate.Region{}
+	}
+	return vm
+}
+
+// wholeMigration is the same for a migration.
+func wholeMigration(m vmstate.Migration) vmstate.Migration {
+	if m.Regions == nil {
+		m.Regions = []vmstate.Region{}
+	}
+	if m.Phases == nil {
+		m.Phases = []vmstate.PhaseTime{}
+	}
+	if m.Warnings == nil {
+		m.Warnings = []string{}
+	}
+	if m.Log == nil {
+		m.Log = []vmstate.LogLine{}
+	}
+	return m
+}

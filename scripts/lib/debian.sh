@@ -18,14 +18,15 @@ needs() {
 	fi
 }
 
-absent_packages() {
+# absent PURPOSE prints those lines of needs whose file does not exist.
+absent() {
 	local file package
 	needs "$1" | while read -r file package; do
-		if [[ ! -e $file ]]; then echo "$package"; fi
-	done | sort -u
+		if [[ ! -e $file ]]; then echo "$file $package"; fi
+	done
 }
 
-have_packages() { [[ -z $(absent_packages "$1") ]]; }
+have_packages() { [[ -z $(absent "$1") ]]; }
 
 # can_fetch fails, saying why, where packages cannot be installed or unpacked.
 can_fetch() {
@@ -47,11 +48,11 @@ can_fetch() {
 or_update() { "$@" || { apt-get update && "$@"; }; }
 
 install_packages() {
-	local absent
+	local packages
 	can_fetch
-	mapfile -t absent < <(absent_packages "$1")
+	mapfile -t packages < <(absent "$1" | cut -d ' ' -f 2)
 	export DEBIAN_FRONTEND=noninteractive
-	or_update apt-get install -y --no-install-recommends "${absent[@]}" 9>&-
+	or_update apt-get install -y --no-install-recommends "${packages[@]}" 9>&-
 }
 
 # debian_mirror prints the address of the Debian archive that this machine uses.

@@ -1,0 +1,196 @@
+package fsview
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"qlive/vmstate"
+)
+
+const (
+	fsType  = "fuse.qlive"
+	maxRead = 128 << 10
+
+	// unmountGrace is how long Close lets readers leave before it cuts them off.
+	unmountGrace = 2 * time.Second
+	// abortGrace is how long the kernel may take to cut them off.
+	abortGrace = 5 * time.Second
+)
+
+// FS is a mounted tree.
+type FS struct {
+	dir    string
+	dev    string // major:minor, as the mount table writes it
+	source Source
+	opts   Options
+	uid    uint32
+
+	refusals refusals
+	streams  *streams
+
+	ctx    context.Context // of commands; ends with the tree
+	cancel context.CancelFunc
+	served chan struct{} // closed when the last request has been answered
+}
+
+// Mount mounts the tree on the empty folder dir and serves it until [FS.Close], or until somebody else unmounts
+// it; it answers before Mount returns. A mount that a dead daemon has left on dir is cleared away first. Anything
+// else there is left alone, and the error is a *vmstate.Error: of kind NotFound (no such folder), Conflict (not
+// empty, or something is mounted there), Denied, Unsupported (no FUSE) or Host.
+//
+// ctx bounds the mounting alone.
+func Mount(ctx context.Context, dir string, source Source, opts Options) (*FS, error) {
+	opts = opts.withDefaults()
+	dir, err := mountPoint(ctx, dir, opts.Logger)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := mountFUSE(dir, opts.AllowOther)
+	if err != nil {
+		return nil, err
+	}
+	t := &FS{
+		dir: dir, source: source, opts: opts, uid: uint32(os.Geteuid()),
+		streams: newStreams(opts.MaxEventReaders), served: make(chan struct{}),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	// From here on the descriptor is the server's.
+	server, err := fuse.NewServer(t.nodes(), fmt.Sprintf("/dev/fd/%d", fd), t.serverOptions())
+	if err != nil {
+		t.cancel()
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		return nil, vmstate.Errorf(vmstate.Host, "cannot serve the tree on %s: %w", dir, err)
+	}
+	go func() {
+		defer close(t.served)
+		server.Serve()
+	}()
+	if err := t.begin(); err != nil {
+		_ = t.Close(ctx)
+		return nil, vmstate.Errorf(vmstate.Host, "cannot read the tree just mounted on %s: %w", dir, err)
+	}
+	opts.Logger.Info().Str("dir", dir).Msg("tree mounted")
+	return t, nil
+}
+
+// Dir is where the tree is mounted, with all symbolic links resolved.
+func (t *FS) Dir() string { return t.dir }
+
+// Done is closed when the tree is served no more, be it closed or unmounted by somebody else.
+func (t *FS) Done() <-chan struct{} { return t.served }
+
+func (t *FS) nodes() fuse.RawFileSystem {
+	var never time.Duration
+	return fs.NewNodeFS(&node{tree: t}, &fs.Options{
+		EntryTimeout: &never, AttrTimeout: &never,
+		NullPermissions: true,
+		Logger:          t.fuseLog(),
+	})
+}
+
+func (t *FS) serverOptions() *fuse.MountOptions {
+	return &fuse.MountOptions{
+		Name: "qlive", FsName: "qlive",
+		MaxWrite:      maxRead,
+		DisableXAttrs: true,
+		Logger:        t.fuseLog(),
+		PanicHandler: func(v any) fuse.Status {
+			t.opts.Logger.Error().Interface("panic", v).Bytes("stack", debug.Stack()).Msg("tree request failed")
+			return fuse.EIO
+		},
+	}
+}
+
+// fuseLog takes what go-fuse has to say: replies that came too late, mostly.
+func (t *FS) fuseLog() *log.Logger {
+	return log.New(t.opts.Logger.With().Str("from", "go-fuse").Logger(), "", 0)
+}
+
+// begin waits for the first answer, and makes it one that keeps Go programs which read the tree from ever
+// asking the kernel to poll it: after one refused poll the kernel asks no more.
+func (t *FS) begin() error {
+	// go-fuse knows a file of this name, which no folder shows, for that very purpose.
+	fd, err := unix.Open(filepath.Join(t.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLOUT}}, 0)
+	var st unix.Stat_t
+	if err := unix.Stat(t.dir, &st); err != nil {
+		return err
+	}
+	t.dev = fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	return nil
+}
+
+// Close ends the tree: readers of events get the end of their file, commands that wait are cancelled, the tree
+// is unmounted, and everything that served it has ended when Close returns nil. Who keeps the tree busy for more
+// than two seconds, or until ctx ends, is cut off. Closing again waits for the same end.
+//
+// The source should end its subscriptions before: then readers of events see what was said last.
+func (t *FS) Close(ctx context.Context) error {
+	t.streams.stop()
+	t.cancel()
+	grace, cancel := context.WithTimeout(ctx, unmountGrace)
+	defer cancel()
+	if !t.unmount(grace) {
+		t.abort()
+	}
+	select {
+	case <-t.served:
+	case <-time.After(abortGrace):
+		return vmstate.Errorf(vmstate.Host, "cannot end the tree on %s: requests are still being answered after %s", t.dir, abortGrace).
+			With("look who uses it with fuser -vm " + t.dir)
+	}
+	t.streams.dropAll()
+	t.opts.Logger.Info().Str("dir", t.dir).Msg("tree unmounted")
+	return nil
+}
+
+// unmount tries until ctx ends, and tells whether the tree is served no more or about to be.
+func (t *FS) unmount(ctx context.Context) bool {
+	retry := time.NewTicker(10 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		if t.isMounted() && unix.Unmount(t.dir, unix.UMOUNT_NOFOLLOW) == nil {
+			return true
+		}
+		select {
+		case <-t.served:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-retry.C:
+		}
+	}
+}
+
+// abort cuts off whoever still holds a file of the tree, and takes it out of sight.
+func (t *FS) abort() {
+	t.opts.Logger.Warn().Str("dir", t.dir).Msg("tree is busy: its readers are cut off")
+	if t.isMounted() {
+		_ = unix.Unmount(t.dir, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		return
+	}
+	// Somebody has detached it already: only the control file system still knows the connection.
+	var major, minor uint32
+	if _, err := fmt.Sscanf(t.dev, "%d:%d", &major, &minor); err == nil {
+		_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", minor), []byte("1"), 0)
+	}
+}
+
+// isMounted tells whether what is mounted on the tree's folder is this tree.
+func (t *FS) isMounted() bool {
+	m, found, err := mountedOn(t.dir)
+	return err == nil && found && (m.dev == t.dev || t.dev == "")
+}

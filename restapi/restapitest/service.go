@@ -1,0 +1,250 @@
+package restapitest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"qlive/restapi"
+	"qlive/vmstate"
+)
+
+// ringSize is how many events a Service can send again.
+const ringSize = 64
+
+// Service is a restapi.Service in memory. Make one with New.
+type Service struct {
+	// Refuse is returned by every command while it is set.
+	Refuse error
+	// Steps are the phases that a migration goes through by itself, one each StepEvery; none: it stays planned
+	// until Step is called.
+	Steps     []vmstate.Phase
+	StepEvery time.Duration
+
+	snapshot atomic.Pointer[vmstate.Snapshot]
+	typed    atomic.Pointer[[]byte]
+	runs     sync.WaitGroup
+	closed   chan struct{}
+
+	mu      sync.Mutex // guards what follows, and the order of snapshots and events
+	ring    []vmstate.Event
+	streams map[chan vmstate.Event]bool
+	nextID  int
+}
+
+var _ restapi.Service = (*Service)(nil)
+
+// New makes a Service that has the given VMs.
+func New(vms ...vmstate.VM) *Service {
+	s := &Service{closed: make(chan struct{}), streams: map[chan vmstate.Event]bool{}, StepEvery: time.Millisecond}
+	s.snapshot.Store(&vmstate.Snapshot{Seq: 1, At: time.Now(), Version: "test", Health: vmstate.Health{Ready: true}, VMs: vms})
+	return s
+}
+
+// Close ends the migrations that run by themselves, and every stream of events.
+func (s *Service) Close() {
+	close(s.closed)
+	s.runs.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for stream := range s.streams {
+		close(stream)
+		delete(s.streams, stream)
+	}
+}
+
+// Snapshot implements restapi.Service.
+func (s *Service) Snapshot() *vmstate.Snapshot { return s.snapshot.Load() }
+
+// Change publishes a snapshot that edit has changed, and the event that tells of it.
+func (s *Service) Change(event vmstate.Event, edit func(*vmstate.Snapshot)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := *s.snapshot.Load()
+	next.VMs, next.Migrations = slices.Clone(next.VMs), slices.Clone(next.Migrations)
+	edit(&next)
+	next.Seq++
+	next.At = time.Now()
+	s.snapshot.Store(&next)
+	event.Seq, event.At = next.Seq, next.At
+	s.ring = append(s.ring, event)
+	if len(s.ring) > ringSize {
+		s.ring = slices.Clone(s.ring[1:])
+	}
+	for stream := range s.streams {
+		if len(stream) < cap(stream)-1 {
+			stream <- event
+			continue
+		}
+		stream <- vmstate.Event{Seq: event.Seq, At: event.At, Type: vmstate.EventLost}
+		close(stream)
+		delete(s.streams, stream)
+	}
+}
+
+// SetVM publishes a VM.
+func (s *Service) SetVM(vm vmstate.VM) {
+	s.Change(vmstate.Event{Type: vmstate.EventVM, VM: vm.Name, Data: vm}, func(n *vmstate.Snapshot) {
+		n.VMs = slices.DeleteFunc(n.VMs, func(v vmstate.VM) bool { return v.Name == vm.Name })
+		n.VMs = append(n.VMs, vm)
+		slices.SortFunc(n.VMs, func(a, b vmstate.VM) int { return strings.Compare(a.Name, b.Name) })
+	})
+}
+
+// SetMigration publishes a migration.
+func (s *Service) SetMigration(m vmstate.Migration) {
+	s.Change(vmstate.Event{Type: vmstate.EventMigration, VM: m.VM, Migration: m.ID, Data: m}, func(n *vmstate.Snapshot) {
+		if i := slices.IndexFunc(n.Migrations, func(o vmstate.Migration) bool { return o.ID == m.ID }); i >= 0 {
+			n.Migrations[i] = m
+			return
+		}
+		n.Migrations = append([]vmstate.Migration{m}, n.Migrations...)
+	})
+}
+
+// SetHealth publishes the daemon's health.
+func (s *Service) SetHealth(h vmstate.Health) {
+	s.Change(vmstate.Event{Type: vmstate.EventHealth, Data: h}, func(n *vmstate.Snapshot) { n.Health = h })
+}
+
+// Streams is how many listen to the events.
+func (s *Service) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
+
+// Typed is what was last typed on a console.
+func (s *Service) Typed() string {
+	if p := s.typed.Load(); p != nil {
+		return string(*p)
+	}
+	return ""
+}
+
+// Subscribe implements restapi.Service.
+func (s *Service) Subscribe(after uint64) vmstate.Subscription {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stream := make(chan vmstate.Event, 2*ringSize)
+	snapshot := s.snapshot.Load()
+	missed := slices.DeleteFunc(slices.Clone(s.ring), func(e vmstate.Event) bool { return e.Seq <= after })
+	if after == 0 || after > snapshot.Seq || snapshot.Seq-after != uint64(len(missed)) {
+		stream <- vmstate.Event{Seq: snapshot.Seq, At: snapshot.At, Type: vmstate.EventReset, Data: vmstate.State{
+			Version: snapshot.Version, Health: snapshot.Health, VMs: snapshot.VMs, Migrations: snapshot.Migrations,
+		}}
+		missed = nil
+	}
+	for _, e := range missed {
+		stream <- e
+	}
+	s.streams[stream] = true
+	return vmstate.Subscription{Events: stream, Close: func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.streams[stream] {
+			delete(s.streams, stream)
+			close(stream)
+		}
+	}}
+}
+
+// StartVM implements restapi.Service.
+func (s *Service) StartVM(_ context.Context, spec vmstate.VMSpec) (vmstate.VM, error) {
+	if s.Refuse != nil {
+		return vmstate.VM{}, s.Refuse
+	}
+	if _, ok := s.Snapshot().VM(spec.Name); ok {
+		return vmstate.VM{}, vmstate.Errorf(vmstate.Conflict, "cannot start VM %s: there is one of that name", spec.Name)
+	}
+	vm := VM(spec.Name)
+	vm.QEMU.Binary = spec.Binary
+	vm.Argv = []vmstate.Arg{{Value: spec.Binary}}
+	for _, arg := range spec.Args {
+		vm.Argv = append(vm.Argv, vmstate.Arg{Value: arg})
+	}
+	s.SetVM(vm)
+	return vm, nil
+}
+
+// RemoveVM implements restapi.Service.
+func (s *Service) RemoveVM(_ context.Context, name string, how restapi.Removal) error {
+	vm, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	if how == restapi.RemovePowerdown {
+		vm.Status, vm.PID = vmstate.Stopped, 0
+		s.SetVM(vm)
+	}
+	s.Change(vmstate.Event{Type: vmstate.EventVM, VM: name, Deleted: true}, func(n *vmstate.Snapshot) {
+		n.VMs = slices.DeleteFunc(n.VMs, func(v vmstate.VM) bool { return v.Name == name })
+	})
+	return nil
+}
+
+// PauseVM implements restapi.Service.
+func (s *Service) PauseVM(_ context.Context, name string) (vmstate.VM, error) {
+	return s.become(name, vmstate.Paused)
+}
+
+// ResumeVM implements restapi.Service.
+func (s *Service) ResumeVM(_ context.Context, name string) (vmstate.VM, error) {
+	return s.become(name, vmstate.Running)
+}
+
+// ResetVM implements restapi.Service.
+func (s *Service) ResetVM(_ context.Context, name string) (vmstate.VM, error) {
+	return s.become(name, vmstate.Running)
+}
+
+// PowerdownVM implements restapi.Service: the guest powers off at once.
+func (s *Service) PowerdownVM(_ context.Context, name string) (vmstate.VM, error) {
+	return s.become(name, vmstate.Stopped)
+}
+
+// Console implements restapi.Service.
+func (s *Service) Console(name string, input []byte) error {
+	if _, err := s.find(name); err != nil {
+		return err
+	}
+	kept := slices.Clone(input)
+	s.typed.Store(&kept)
+	return nil
+}
+
+// Metrics implements restapi.Service.
+func (s *Service) Metrics() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintf(w, "qlive_vms %d\n", len(s.Snapshot().VMs))
+	})
+}
+
+func (s *Service) find(name string) (vmstate.VM, error) {
+	if s.Refuse != nil {
+		return vmstate.VM{}, s.Refuse
+	}
+	vm, ok := s.Snapshot().VM(name)
+	if !ok {
+		e := vmstate.Errorf(vmstate.NotFound, "cannot find VM %q", name)
+		e.VM = name
+		return vm, e
+	}
+	return vm, nil
+}
+
+func (s *Service) become(name string, status vmstate.Status) (vmstate.VM, error) {
+	vm, err := s.find(name)
+	if err != nil {
+		return vm, err
+	}
+	vm.Status = status
+	s.SetVM(vm)
+	return vm, nil
+}

@@ -93,7 +93,8 @@ func (h host) touchError(r *Region, err error) error {
 func openFolder(path string) (*os.Root, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Invalid, "cannot use %s for guest RAM: %w", path, err)
+		return nil, vmstate.Errorf(vmstate.Invalid, "cannot use %s for guest RAM: %w", path, err).
+			With("give a folder on a hugetlbfs mount")
 	}
 	if err := checkFolder(root, path); err != nil {
 		return nil, errors.Join(err, root.Close())

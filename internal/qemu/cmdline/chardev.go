@@ -1,0 +1,216 @@
+package cmdline
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const (
+	whyTerminal = "a terminal belongs to one process alone: qlive keeps the text and lets one attach to it"
+	whyNoWait   = "QEMU would wait here for somebody to connect, and the guest with it"
+	whyAppend   = "a second QEMU would begin the file anew"
+	whyControl  = "a terminal belongs to one process alone, and the monitor is qlive's: qlive qmp speaks to it"
+	whyDialOut  = "a second QEMU would connect there too, and its end would be taken for the VM's: qlive has the monitor"
+)
+
+// harmless are the backends that any number of processes can have.
+func harmless() []string {
+	return []string{"null", "vc", "ringbuf", "memory", "msmouse", "wctablet", "testdev", "spicevmc", "spiceport", "qemu-vdagent", "console", "mux", "hub"}
+}
+
+// console takes the place of the user's terminal: it notes another console with the id and gives the id back.
+// The first is the VM's console; a further one has a number unless its id says what it is.
+func (r *rewriter) console(id string) string {
+	r.cons++
+	file := "console"
+	if r.cons > 1 {
+		file = fmt.Sprintf("console%d", r.cons)
+		if id == "qlive-console" {
+			id = fmt.Sprintf("qlive-console%d", r.cons)
+		}
+	}
+	r.line.Consoles = append(r.line.Consoles, Console{ID: id, Socket: r.in(file + ".sock"), Log: r.in(file + ".log")})
+	return id
+}
+
+// consoleChardev is the value of -chardev for the console id; rest are further properties.
+func (r *rewriter) consoleChardev(id, rest string) string {
+	for _, c := range r.line.Consoles {
+		if c.ID == id {
+			return "socket,id=" + escape(id) + ",path=" + escape(c.Socket) + ",server=on,wait=off,logfile=" + escape(c.Log) + ",logappend=off" + rest
+		}
+	}
+	return ""
+}
+
+// isClient tells whether a socket backend dials out.
+func isClient(p *props) bool {
+	return p.str("backend") == "socket" && !p.on("server") && !p.has("fd")
+}
+
+// chardev rewrites a character device.
+func (r *rewriter) chardev(o option) (edit, error) {
+	p, err := read(o, "backend")
+	if err != nil {
+		return edit{}, err
+	}
+	id, kind := p.str("id"), p.str("backend")
+	if strings.HasPrefix(id, "qlive-") {
+		return edit{}, invalid(o, "ids that begin with qlive- are qlive's own", "choose another id")
+	}
+	switch {
+	case slices.Contains(harmless(), kind):
+		return r.keepLog(p, nil)
+	case kind == "stdio" || kind == "pty":
+		return r.terminal(p, id)
+	case kind == "file":
+		if p.on("append") {
+			return r.keepLog(p, nil)
+		}
+		p.set("append", "on")
+		return r.keepLog(p, []string{whyAppend})
+	case kind == "socket" && r.s.deadMonitors[id]:
+		r.warn("%s is dropped: it is a monitor that dials out", o.words())
+		return drop(whyDialOut)
+	case kind == "socket":
+		return r.socket(o, p)
+	}
+	return edit{}, refuse(o, "a character device of the type "+kind+" belongs to one process alone", "use socket,path=PATH,server=on,wait=off")
+}
+
+// keepLog lets the log of a character device grow instead of beginning anew, and ends its rule.
+func (r *rewriter) keepLog(p *props, why []string) (edit, error) {
+	if p.has("logfile") && !p.on("logappend") {
+		p.set("logappend", "on")
+		why = append(why, "its log is kept: "+whyAppend)
+	}
+	if len(why) == 0 {
+		return keep()
+	}
+	return change(p.String(), strings.Join(why, "; "))
+}
+
+// terminal puts a socket of qlive's in the place of stdio or a pty.
+func (r *rewriter) terminal(p *props, id string) (edit, error) {
+	if r.s.monitorOnly[id] {
+		return change("null,id="+escape(id), whyControl)
+	}
+	r.console(id)
+	rest := ""
+	if p.on("mux") {
+		rest = ",mux=on"
+	}
+	if p.has("logfile") {
+		r.warn("the log of the character device %s is qlive's: %s is not written", id, p.str("logfile"))
+	}
+	return change(r.consoleChardev(id, rest), whyTerminal)
+}
+
+// socket moves a listening unix socket into the generation's folder and refuses every other socket.
+func (r *rewriter) socket(o option, p *props) (edit, error) {
+	switch {
+	case p.has("fd"):
+		return edit{}, refuse(o, "the descriptors of the caller are not there in the QEMU that qlive starts", "use path=PATH,server=on,wait=off")
+	case !p.on("server"):
+		return edit{}, refuse(o, "a second process would connect there too", "let QEMU listen: path=PATH,server=on,wait=off")
+	case p.str("path") == "":
+		return edit{}, refuse(o, "a second process cannot listen on the same port", "use path=PATH,server=on,wait=off")
+	case p.on("abstract"):
+		return edit{}, refuse(o, "a second process cannot listen on the same abstract socket", "leave abstract out")
+	}
+	private, err := r.name(o, NameSocket, p.str("path"))
+	if err != nil {
+		return edit{}, err
+	}
+	why := []string{whyPath}
+	p.set("path", private)
+	if noWait(p) {
+		why = append(why, "wait=off: "+whyNoWait)
+	}
+	return r.keepLog(p, why)
+}
+
+// noWait turns waiting off and tells whether it was on.
+func noWait(p *props) bool {
+	if v, ok := p.get("wait"); ok && !isOn(v) {
+		return false
+	}
+	p.set("wait", "off")
+	return true
+}
+
+// mon drops a monitor whose character device is dropped.
+func (r *rewriter) mon(o option) (edit, error) {
+	p, err := read(o, "chardev")
+	if err != nil {
+		return edit{}, err
+	}
+	if r.s.deadMonitors[p.str("chardev")] {
+		return drop(whyDialOut)
+	}
+	return keep()
+}
+
+// serial rewrites -serial, -parallel and -debugcon, which take a character device in QEMU's old notation.
+func (r *rewriter) serial(o option) (edit, error) {
+	dev, mon := strings.CutPrefix(o.value, "mon:")
+	kind, rest, _ := strings.Cut(dev, ":")
+	switch {
+	case kind == "stdio" || kind == "pty":
+		id := r.console("qlive-console")
+		r.add(whyTerminal, "-chardev", r.consoleChardev(id, ""))
+		why := whyTerminal
+		if mon {
+			why += "; the monitor is qlive's, qlive qmp speaks to it"
+		}
+		return change("chardev:"+id, why)
+	case kind == "file":
+		id := fmt.Sprintf("qlive-file%d", o.at)
+		r.add(whyAppend, "-chardev", "file,id="+id+",path="+escape(rest)+",append=on")
+		return change("chardev:"+id, whyAppend)
+	}
+	return r.oldChardev(o, dev)
+}
+
+// oldChardev judges a character device in QEMU's old notation: unix:PATH,server=on, null, chardev:ID and so on.
+func (r *rewriter) oldChardev(o option, dev string) (edit, error) {
+	kind, rest, _ := strings.Cut(dev, ":")
+	before := strings.TrimSuffix(o.value, dev)
+	switch {
+	case kind == "none" || kind == "chardev" || kind == "con" || slices.Contains(harmless(), kind):
+		return keep()
+	case kind == "unix":
+		p, err := parseProps(rest, "path")
+		if err != nil {
+			return edit{}, invalid(o, err.Error(), "write unix:PATH,server=on,wait=off")
+		}
+		p.parts = append([]part{{key: "backend", value: "socket"}}, p.parts...)
+		e, err := r.socket(o, p)
+		if err != nil {
+			return edit{}, err
+		}
+		p.parts = p.parts[1:]
+		e.value = before + "unix:" + p.String()
+		return e, nil
+	case slices.Contains([]string{"tcp", "telnet", "tn3270", "websocket"}, kind) && strings.Contains(rest, "server"):
+		return edit{}, refuse(o, "a second process cannot listen on the same port", "use unix:PATH,server=on,wait=off")
+	case slices.Contains([]string{"tcp", "telnet", "tn3270", "websocket", "udp"}, kind):
+		return edit{}, refuse(o, "a second process would use the same connection", "use unix:PATH,server=on,wait=off")
+	}
+	return edit{}, refuse(o, "the device belongs to one process alone", "use unix:PATH,server=on,wait=off")
+}
+
+// monitor rewrites -monitor and -qmp.
+func (r *rewriter) monitor(o option) (edit, error) {
+	kind, _, _ := strings.Cut(o.value, ":")
+	switch kind {
+	case "stdio", "pty":
+		return drop(whyControl)
+	case "chardev":
+		if r.s.deadMonitors[strings.TrimPrefix(o.value, "chardev:")] {
+			return drop(whyDialOut)
+		}
+	}
+	return r.oldChardev(o, o.value)
+}

@@ -1,0 +1,226 @@
+package cmdline
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"qlive/vmstate"
+)
+
+// Rewrite gives the line that qlive runs for args (what follows the binary's name) in one generation of the guest.
+// It never touches the host. Its errors are [vmstate.Error]s, Invalid or Unsupported, that name every argument that is in
+// the way and what to do about each.
+func Rewrite(args []string, facts Facts, place Placement) (*Line, error) {
+	if !path.IsAbs(place.Dir) || strings.ContainsRune(place.Dir, 0) {
+		return nil, vmstate.Errorf(vmstate.Internal, "cannot place a QEMU in %q: the folder's path is not absolute", place.Dir)
+	}
+	for _, a := range args {
+		if strings.ContainsRune(a, 0) {
+			return nil, vmstate.Errorf(vmstate.Invalid, "cannot use %q: an argument cannot hold a zero byte", a).With("leave the byte out")
+		}
+	}
+	opts, err := parse(args)
+	if err != nil {
+		return nil, err
+	}
+	if place.FirstFD == 0 {
+		place.FirstFD = 3
+	}
+	r := &rewriter{facts: facts, place: place, opts: opts, line: &Line{}, taken: map[string]bool{}}
+	if err := r.checkMachine(); err != nil {
+		return nil, err
+	}
+	if err := r.survey(); err != nil {
+		return nil, err
+	}
+	r.plainRegion()
+	rules := rules()
+	var errs []error
+	for _, o := range opts {
+		if err := r.apply(rules, o); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return nil, join(errs)
+	}
+	if err := r.complete(); err != nil {
+		return nil, err
+	}
+	return r.line, nil
+}
+
+// rewriter is one call of Rewrite.
+type rewriter struct {
+	facts Facts
+	place Placement
+	opts  []option
+	line  *Line
+	s     survey
+	taken map[string]bool // public names that have been given away
+	cons  int             // consoles so far
+}
+
+// rule writes one option into the line, or says why it cannot be there. A rule that writes nothing keeps the option.
+type rule func(r *rewriter, o option) (edit, error)
+
+// edit is what a rule does to an option.
+type edit struct {
+	change bool   // the value becomes value
+	value  string //
+	drop   bool   // the option goes
+	why    string
+}
+
+func keep() (edit, error)                    { return edit{}, nil }
+func drop(why string) (edit, error)          { return edit{drop: true, why: why}, nil }
+func change(value, why string) (edit, error) { return edit{change: true, value: value, why: why}, nil }
+func (r *rewriter) warn(f string, arg ...any) {
+	r.line.Warnings = append(r.line.Warnings, fmt.Sprintf(f, arg...))
+}
+
+// apply puts option o into the line as its rule says.
+func (r *rewriter) apply(rules map[string]rule, o option) error {
+	if err := common(o); err != nil {
+		return err
+	}
+	var e edit
+	if fn := rules[o.name]; fn != nil && o.known {
+		var err error
+		if e, err = fn(r, o); err != nil {
+			return err
+		}
+	} else if !o.known {
+		r.warn("%s is an option that qlive does not know: passed on as it is", o.token)
+	}
+	switch {
+	case e.drop:
+		r.put(vmstate.Arg{Was: o.token, Why: e.why, Dropped: true})
+		if o.hasVal {
+			r.put(vmstate.Arg{Was: o.value, Why: e.why, Dropped: true})
+		}
+	case e.change && e.value != o.value:
+		r.put(vmstate.Arg{Value: o.token}, vmstate.Arg{Value: e.value, Was: o.value, Why: e.why})
+	default:
+		r.put(vmstate.Arg{Value: o.token})
+		if o.hasVal {
+			r.put(vmstate.Arg{Value: o.value})
+		}
+	}
+	return nil
+}
+
+func (r *rewriter) put(args ...vmstate.Arg) { r.line.Args = append(r.line.Args, args...) }
+
+// add appends an option of qlive's own.
+func (r *rewriter) add(why string, words ...string) {
+	for _, w := range words {
+		r.put(vmstate.Arg{Value: w, Why: why})
+	}
+}
+
+// in is the path of a file in the generation's folder.
+func (r *rewriter) in(name string) string { return path.Join(r.place.Dir, name) }
+
+// complete appends what qlive adds to every line.
+func (r *rewriter) complete() error {
+	r.completeMachine()
+	if r.s.defaultSerial {
+		why := "QEMU's default serial port: qlive keeps its text and lets one attach to it"
+		if r.s.nographic {
+			why = "the terminal of -nographic: qlive keeps its text and lets one attach to it"
+		}
+		id := r.console("qlive-console")
+		r.add(why, "-chardev", r.consoleChardev(id, ""), "-serial", "chardev:"+id)
+	}
+	if !r.s.display {
+		r.add("without a display option QEMU opens a window or listens on a port for VNC, and a second process cannot", "-display", "none")
+	}
+	r.line.Monitor = r.in("qmp.sock")
+	r.add("qlive's own monitor", "-chardev", "socket,id=qlive-qmp,path="+escape(r.line.Monitor)+",server=on,wait=off",
+		"-mon", "chardev=qlive-qmp,mode=control")
+	if !r.line.Paused {
+		r.add("qlive checks the guest before its first instruction, then lets it go", "-S")
+	}
+	if r.place.Incoming {
+		r.add("the guest is handed over from the QEMU that has it", "-incoming", "defer")
+	}
+	return r.checkPaths()
+}
+
+// maxSocketPath is what fits into a unix socket's address.
+const maxSocketPath = 107
+
+func (r *rewriter) checkPaths() error {
+	paths := []string{r.line.Monitor}
+	for _, c := range r.line.Consoles {
+		paths = append(paths, c.Socket)
+	}
+	for _, n := range r.line.Names {
+		if n.Kind == NameSocket {
+			paths = append(paths, n.Path)
+		}
+	}
+	for _, p := range paths {
+		if len(p) > maxSocketPath {
+			return vmstate.Errorf(vmstate.Invalid, "cannot use the socket path %s: it has %d bytes, and %d are possible", p, len(p), maxSocketPath).
+				With("use a shorter run directory")
+		}
+	}
+	return nil
+}
+
+// name moves something that the user named public into the generation's folder and gives its path there.
+func (r *rewriter) name(o option, kind NameKind, public string) (string, error) {
+	if public == "" {
+		return "", invalid(o, "its path is empty", "name a path")
+	}
+	if r.taken[path.Clean(public)] {
+		return "", invalid(o, "another option has the path "+public, "give each its own path")
+	}
+	r.taken[path.Clean(public)] = true
+	private := r.in(fmt.Sprintf("u%d-%s", len(r.line.Names), shortName(public)))
+	r.line.Names = append(r.line.Names, Name{Kind: kind, Public: public, Path: private})
+	return private, nil
+}
+
+const whyPath = "a QEMU unlinks this path as it ends, though its successor may own it by then: it lies in the generation's folder, and qlive keeps a link to it"
+
+// shortName is the end of p's last element, harmless and short.
+func shortName(p string) string {
+	const most = 24
+	clean := strings.Map(func(c rune) rune {
+		if c < 0x80 && (c == '.' || c == '_' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
+			return c
+		}
+		return '_'
+	}, path.Base(p))
+	if len(clean) > most {
+		clean = clean[len(clean)-most:]
+	}
+	return clean
+}
+
+// join makes one error of several, so that a person can put everything right at once.
+func join(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	all := &vmstate.Error{Kind: vmstate.KindOf(errs[0]), Err: errors.Join(errs...)}
+	var details, remedies []string
+	for _, err := range errs {
+		e, ok := errors.AsType[*vmstate.Error](err)
+		if !ok {
+			return err
+		}
+		details = append(details, e.Detail)
+		if e.Remedy != "" {
+			remedies = append(remedies, e.Remedy)
+		}
+	}
+	all.Detail = strings.Join(details, "; ")
+	all.Remedy = strings.Join(remedies, "; ")
+	return all
+}

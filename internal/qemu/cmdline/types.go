@@ -1,0 +1,155 @@
+package cmdline
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"qlive/vmstate"
+)
+
+// Version is a QEMU's version as QMP tells it.
+type Version struct {
+	Major int `json:"major"`
+	Minor int `json:"minor"`
+	Micro int `json:"micro"`
+}
+
+// String writes v as 10.0.2.
+func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro) }
+
+// AtLeast tells whether v is major.minor or later. A zero Version is later than everything: it means that
+// nobody has asked the binary.
+func (v Version) AtLeast(major, minor int) bool {
+	return v == Version{} || v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+// Machine is a machine type as query-machines tells it.
+type Machine struct {
+	Name       string `json:"name"`
+	Alias      string `json:"alias,omitempty"`
+	Default    bool   `json:"default,omitempty"`
+	Deprecated bool   `json:"deprecated,omitempty"`
+	RAMID      string `json:"ram_id,omitempty"` // default-ram-id: the name of the block that -m makes
+}
+
+// PathInfo is what a path of the line is on the host.
+type PathInfo struct {
+	Exists    bool   `json:"exists,omitempty"`
+	Dir       bool   `json:"dir,omitempty"`
+	Regular   bool   `json:"regular,omitempty"`
+	PageBytes uint64 `json:"page_bytes,omitempty"` // size of the huge pages if it lies on hugetlbfs, else 0
+	Memory    bool   `json:"memory,omitempty"`     // lies on tmpfs or hugetlbfs
+}
+
+// Facts are fixed at a guest's first start and kept for its life: every generation is built from the same
+// ones, whatever the host or another binary would say later.
+type Facts struct {
+	Machine Machine             `json:"machine"`
+	GUID    string              `json:"guid,omitempty"`  // for -device vmgenid,guid=auto
+	Paths   map[string]PathInfo `json:"paths,omitempty"` // of what Paths names
+}
+
+// Placement is where and how one generation of the guest runs.
+type Placement struct {
+	// Dir is the generation's folder, an absolute path: sockets, logs and the pidfile lie in it.
+	Dir string
+	// Incoming: the QEMU waits for the guest to be handed over to it (-incoming defer).
+	Incoming bool
+	// Version of the QEMU that runs the line; zero if it is not known.
+	Version Version
+	// FirstFD is the number of the first region's descriptor in the QEMU; those of the others follow. 0 stands
+	// for 3, where [os/exec.Cmd]'s ExtraFiles begin.
+	FirstFD int
+}
+
+// Line is a command line that qlive can run.
+type Line struct {
+	// Args is the line after the binary's name: also what was dropped, in its place.
+	Args []vmstate.Arg
+	// Regions are the pieces of RAM that must be there before the QEMU starts, in the order of their descriptors.
+	Regions []Region
+	// Names are the paths that the user named and that lie in the generation's folder instead.
+	Names []Name
+	// Consoles are the character devices that stand for the user's terminal; the first is the VM's console.
+	Consoles []Console
+	// Monitor is the path of qlive's own QMP socket.
+	Monitor string
+	// Paused: the user wants the guest to be left as it is after the start (-S).
+	Paused bool
+	// Warnings are sentences about what was kept but may not be what the user expects.
+	Warnings []string
+}
+
+// Argv is what QEMU gets after its own name.
+func (l *Line) Argv() []string {
+	argv := make([]string, 0, len(l.Args))
+	for _, a := range l.Args {
+		if !a.Dropped {
+			argv = append(argv, a.Value)
+		}
+	}
+	return argv
+}
+
+// Region is a piece of guest RAM that qlive shall make.
+type Region struct {
+	ID        string `json:"id"`    // of the memory backend
+	Block     string `json:"block"` // QEMU's name of it in the migration stream and in x-query-ramblock
+	SizeBytes uint64 `json:"size_bytes"`
+	FD        int    `json:"fd"` // its descriptor's number in the QEMU
+	// PageBytes is the size of the huge pages that the line asks for, 0 where it does not say.
+	PageBytes uint64 `json:"page_bytes,omitempty"`
+	// Huge: the line asks for huge pages; with PageBytes 0 of the host's default size.
+	Huge bool `json:"huge,omitempty"`
+	// Prealloc: the line asks that all of it be allocated before the guest runs.
+	Prealloc bool `json:"prealloc,omitempty"`
+}
+
+// Name is a path that the user named for something that a QEMU creates.
+type Name struct {
+	Kind   NameKind `json:"kind"`
+	Public string   `json:"public"` // as the user wrote it; relative to the VM's working directory if relative
+	Path   string   `json:"path"`   // in the generation's folder
+}
+
+// NameKind says what a Name leads to.
+type NameKind string
+
+// The kinds of names.
+const (
+	NameSocket  NameKind = "socket"
+	NamePidfile NameKind = "pidfile"
+	NameLog     NameKind = "log"
+)
+
+// Console is a character device of the guest that qlive serves in place of the user's terminal.
+type Console struct {
+	ID     string `json:"id"`     // of the character device
+	Socket string `json:"socket"` // where QEMU listens; one client at a time
+	Log    string `json:"log"`    // everything that the guest has written, kept by QEMU itself
+}
+
+// quote is s as it stands inside a message.
+func quote(s string) string { return strconv.Quote(s) }
+
+// words is the option as the user wrote it.
+func (o option) words() string {
+	if !o.hasVal {
+		return o.token
+	}
+	if strings.ContainsAny(o.value, " \t\n\"'\\") {
+		return o.token + " " + quote(o.value)
+	}
+	return o.token + " " + o.value
+}
+
+// invalid is the error for an option that makes no sense.
+func invalid(o option, why, remedy string) error {
+	return vmstate.Errorf(vmstate.Invalid, "cannot use %s: %s", o.words(), why).With(remedy)
+}
+
+// refuse is the error for an option that qlive understands and cannot carry over.
+func refuse(o option, why, remedy string) error {
+	return vmstate.Errorf(vmstate.Unsupported, "cannot use %s: %s", o.words(), why).With(remedy)
+}

@@ -46,7 +46,7 @@ type PhaseInfo struct {
 }
 
 // Phases is the table that the handoff runs on: one row a phase. Before Committing every phase can be
-// undone into RolledBack; from Committing on the source never runs again.
+// undone into RolledBack; from Committing on the source never runs again, unless the target has refused to run.
 func Phases() []PhaseInfo {
 	return []PhaseInfo{
 		{Planned, RunsInSource, "probe the target binary, choose mode and way, build its command line, check", "forget",
@@ -57,8 +57,9 @@ func Phases() []PhaseInfo {
 			[]Phase{Switching, RolledBack, Aborted, Failed}},
 		{Switching, RunsNowhere, "stop the source, move the device state, the target loads it", "kill the target, wait for its death, give the source its run state back",
 			[]Phase{Committing, RolledBack, Failed}},
-		{Committing, RunsEither, "both sides have reported success: run the target", "",
-			[]Phase{Committed, Failed}},
+		// RolledBack only when QEMU itself refuses to run the target, which proves that it never ran.
+		{Committing, RunsEither, "both sides have reported success: run the target", "only if the target refuses: kill it, wait for its death, run the source",
+			[]Phase{Committed, RolledBack, Failed}},
 		{Committed, RunsInTarget, "the target's answer has been seen", "",
 			[]Phase{Draining}},
 		{Draining, RunsInTarget, "end the source, wait for its death, release what it held", "",

@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"qlive/vmstate"
+)
+
+// Config is what an administrator sets. Every path can be moved, so that several daemons can run on one host.
+type Config struct {
+	Socket   string `yaml:"socket"`    // unix socket of the REST API
+	Mount    string `yaml:"mount"`     // where the tree is mounted; "none" for no tree
+	RunDir   string `yaml:"run_dir"`   // sockets, logs and journals; should be a tmpfs
+	StateDir string `yaml:"state_dir"` // definitions
+	Group    string `yaml:"group"`     // whose members may operate VMs; none if it does not exist
+	// AllowedBinaries are patterns (path.Match, absolute) of QEMUs that may be run. If empty, any that is root's and that nobody else can
+	// write; a pattern only narrows that.
+	AllowedBinaries []string `yaml:"allowed_binaries"`
+	LogLevel        string   `yaml:"log_level"`
+}
+
+// DefaultConfig is what holds where nothing else is said.
+func DefaultConfig() Config {
+	return Config{
+		Socket: "/run/qlive/qlive.sock", Mount: "/mnt/qlive", RunDir: "/run/qlive", StateDir: "/var/lib/qlive",
+		Group: "qlive", LogLevel: "info",
+	}
+}
+
+// DefaultConfigFile is read if it is there and no other is named.
+const DefaultConfigFile = "/etc/qlive/qlive.yaml"
+
+// LoadConfig reads the file, then the environment (QLIVE_SOCKET, QLIVE_MOUNT, QLIVE_RUN_DIR, QLIVE_STATE_DIR). An empty file name means
+// the default one, which need not exist. An unknown key is an error that names its line.
+func LoadConfig(file string, getenv func(string) string) (Config, error) {
+	c := DefaultConfig()
+	optional := file == ""
+	if optional {
+		file = DefaultConfigFile
+	}
+	data, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		dec := yaml.NewDecoder(bytes.NewReader(data))
+		dec.KnownFields(true)
+		if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+			return c, vmstate.Errorf(vmstate.Invalid, "cannot read %s: %w", file, err).
+				With("the keys are socket, mount, run_dir, state_dir, group, allowed_binaries and log_level")
+		}
+	case optional && errors.Is(err, os.ErrNotExist):
+	default:
+		return c, vmstate.Errorf(vmstate.Invalid, "cannot read the configuration: %w", err)
+	}
+	for name, field := range map[string]*string{
+		"QLIVE_SOCKET": &c.Socket, "QLIVE_MOUNT": &c.Mount, "QLIVE_RUN_DIR": &c.RunDir, "QLIVE_STATE_DIR": &c.StateDir,
+	} {
+		if v := getenv(name); v != "" {
+			*field = v
+		}
+	}
+	return c, nil
+}
+
+// maxSocketPath is what fits into sockaddr_un without its final NUL (unix(7)).
+const maxSocketPath = 107
+
+// Check tells what is wrong with the configuration before anything is made.
+func (c Config) Check() error {
+	for key, path := range map[string]string{"socket": c.Socket, "run_dir": c.RunDir, "state_dir": c.StateDir, "mount": c.Mount} {
+		if path == "none" && key == "mount" {
+			continue
+		}
+		if !filepath.IsAbs(path) {
+			return vmstate.Errorf(vmstate.Invalid, "cannot use %q as %s: it is not an absolute path", path, key)
+		}
+	}
+	if len(c.Socket) > maxSocketPath {
+		return vmstate.Errorf(vmstate.Invalid, "cannot listen on %s: the path of a unix socket has at most %d bytes, this one %d", c.Socket, maxSocketPath, len(c.Socket))
+	}
+	for _, dir := range []string{c.RunDir, c.StateDir} {
+		if c.Mount != "none" && (within(c.Mount, dir) || within(dir, c.Mount)) {
+			return vmstate.Errorf(vmstate.Invalid, "cannot mount the tree on %s: it overlaps %s", c.Mount, dir).
+				With("a daemon that opens files below its own mount hangs; move one of the two")
+		}
+	}
+	return nil
+}
+
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// vmDir is where everything of a VM that lives as long as the host lies.
+func (c Config) vmDir(vm string) string { return filepath.Join(c.RunDir, "vms", vm) }
+
+// generationDir is the folder of one QEMU of a VM: every path that this QEMU makes is in it, because a QEMU removes its names when it
+// ends, and two of them run side by side.
+func (c Config) generationDir(vm string, generation int) string {
+	return filepath.Join(c.vmDir(vm), fmt.Sprintf("g%d", generation))
+}

@@ -1,0 +1,347 @@
+package flip
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"qlive/flip/memory"
+	"qlive/vmstate"
+)
+
+// Recorder keeps the journal. Record returns once the record will outlive the daemon; it is called inside the pause, so
+// it must cost microseconds.
+type Recorder interface {
+	Record(Record) error
+}
+
+// Failpoints makes named places fail, wait or kill, for tests.
+type Failpoints interface {
+	Hit(ctx context.Context, name string) error
+}
+
+// Record is what the journal says of a handoff: enough to know who may run the guest.
+type Record struct {
+	Migration string           `json:"migration"`
+	VM        string           `json:"vm"`
+	Phase     vmstate.Phase    `json:"phase"`
+	Source    ProcessID        `json:"source"`
+	Target    ProcessID        `json:"target,omitzero"`
+	RunState  string           `json:"run_state,omitempty"` // of the guest before it was stopped
+	Way       vmstate.Way      `json:"way,omitempty"`
+	Error     *vmstate.Problem `json:"error,omitempty"`
+}
+
+// ProcessID names a process for longer than its pid lasts.
+type ProcessID struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // field 22 of /proc/PID/stat, clock ticks since boot
+	Dir       string `json:"dir"`        // folder of its generation: monitor, console, log
+}
+
+// Config is what a handoff works with.
+type Config struct {
+	Migration vmstate.Migration     // id, VM and From filled in
+	Spec      vmstate.MigrationSpec // with defaults
+	Way       vmstate.Way           // never auto
+	Source    *Side
+	// Start starts the target on the same RAM, stopped and waiting for a stream. What it returns next to an error has
+	// been started and must be killed.
+	Start      func(context.Context) (*Side, error)
+	Memory     *memory.Set
+	Objects    map[string]string // RAM block to the id of its memory backend
+	Journal    Recorder
+	Publish    func(vmstate.Migration) // called with a value of its own each time something changed
+	Failpoints Failpoints              // nil for none
+	Log        zerolog.Logger
+}
+
+// Handoff is one attempt to hand a guest over. It is made by [New], does its work in [Handoff.Run], once, and may be
+// asked for its trace, to continue and to cancel from other goroutines.
+type Handoff struct {
+	cfg    Config
+	way    way
+	target *Side
+	trace  *Trace
+	undos  []step // by the goroutine of Run only
+
+	resume   bool      // the guest ran: it shall run again
+	runState string    // its run state before it was stopped
+	stopped  time.Time // when stop was sent; zero before
+	pause    *pauseClock
+
+	continued chan struct{}
+
+	mu        sync.Mutex
+	m         vmstate.Migration
+	cancel    context.CancelCauseFunc
+	cancelled error // why, once somebody has asked
+}
+
+// New makes a handoff; nothing is started.
+func New(cfg Config) *Handoff {
+	h := &Handoff{cfg: cfg, trace: new(Trace), continued: make(chan struct{}, 1), pause: new(pauseClock)}
+	h.m = cfg.Migration
+	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
+	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
+	h.m.Mode, h.m.Way = vmstate.ModeShared, cfg.Way
+	h.way = newWay(cfg.Way, h)
+	return h
+}
+
+// Migration is the handoff as it stands.
+func (h *Handoff) Migration() vmstate.Migration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.copyLocked()
+}
+
+// Trace is where the time went so far, in Chrome's trace format.
+func (h *Handoff) Trace() ([]byte, error) { return h.trace.JSON(h.cfg.Migration.ID) }
+
+// Continue lets a handoff that holds in prepared go on. It may be said ahead.
+func (h *Handoff) Continue() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.m.Phase.Revocable() {
+		return vmstate.Errorf(vmstate.Conflict, "cannot continue migration %s: it is %s", h.m.ID, h.m.Phase)
+	}
+	select {
+	case h.continued <- struct{}{}:
+	default: // said before
+	}
+	return nil
+}
+
+// Cancel asks the handoff to end where it is, with the guest in the source as it was. From switching on it is refused.
+func (h *Handoff) Cancel(why string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.m.Phase.Revocable() {
+		return vmstate.Errorf(vmstate.Conflict, "cannot cancel migration %s: it is %s", h.m.ID, h.m.Phase).
+			With("a handoff can be cancelled until it is switching; afterwards, hand the guest back with a rollback")
+	}
+	if h.cancelled == nil {
+		h.cancelled = vmstate.Errorf(vmstate.Cancelled, "cancelled: %s", why)
+		if h.cancel != nil {
+			h.cancel(h.cancelled)
+		}
+	}
+	return nil
+}
+
+// Run hands the guest over and returns the QEMU that has it now: the target after success, else the source. The error
+// says why it is not the target; an error of kind Lost means that a person must decide, and then neither is returned. If
+// ctx ends before the guest is stopped, the handoff is undone; afterwards it goes on to its end.
+func (h *Handoff) Run(ctx context.Context) (*Side, error) {
+	work, cancel := h.begin(ctx)
+	defer cancel(nil)
+	err := h.forward(work)
+	if err == nil {
+		h.drain(context.WithoutCancel(ctx))
+		return h.target, h.end(vmstate.Completed, nil)
+	}
+	return h.abandon(context.WithoutCancel(ctx), err)
+}
+
+func (h *Handoff) begin(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	timeout := time.Duration(h.cfg.Spec.TimeoutS) * time.Second
+	timed, stop := context.WithTimeoutCause(ctx, timeout,
+		vmstate.Errorf(vmstate.Timeout, "cannot hand %s over within %s", h.cfg.Migration.VM, timeout).
+			With("give it more time with timeout_s, or see the log for what took so long"))
+	work, cancel := context.WithCancelCause(timed)
+	h.mu.Lock()
+	h.cancel = cancel
+	if h.cancelled != nil {
+		cancel(h.cancelled)
+	}
+	h.mu.Unlock()
+	return work, func(cause error) { cancel(cause); stop() }
+}
+
+// forward is the handoff as it goes when nothing fails, up to and with committed.
+func (h *Handoff) forward(ctx context.Context) error {
+	if err := h.transition(vmstate.Preparing); err != nil {
+		return err
+	}
+	if err := h.prepare(ctx); err != nil {
+		return err
+	}
+	if err := h.transition(vmstate.Prepared); err != nil {
+		return err
+	}
+	if err := h.step(ctx, step{name: "hold", do: h.hold}); err != nil {
+		return err
+	}
+	if err := h.lastLook(ctx); err != nil {
+		return err
+	}
+	if err := h.transition(vmstate.Switching); err != nil {
+		return err
+	}
+	limit := time.Duration(h.cfg.Spec.MaxPauseMS) * time.Millisecond
+	pause, done := context.WithTimeoutCause(context.WithoutCancel(ctx), limit,
+		vmstate.Errorf(vmstate.Timeout, "cannot switch %s over within max_pause_ms, %d ms", h.cfg.Migration.VM, h.cfg.Spec.MaxPauseMS).
+			With("see the trace for what took so long; allow more with max_pause_ms"))
+	defer done()
+	if err := h.switchOver(pause); err != nil {
+		return err
+	}
+	return h.commit(pause)
+}
+
+func (h *Handoff) hold(ctx context.Context) error {
+	if !h.cfg.Spec.Hold {
+		return nil
+	}
+	h.logf("held in prepared until told to continue")
+	select {
+	case <-h.continued:
+		return nil
+	case <-h.cfg.Source.Gone():
+		return vmstate.Errorf(vmstate.QEMU, "cannot go on: the source QEMU has ended")
+	case <-h.target.Gone():
+		return h.target.died("while it waited")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// abandon undoes what has been done and says how it ended. The source has the guest afterwards, unless it is lost.
+func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
+	if h.phase() == vmstate.Committing && !refusedToRun(cause) {
+		return nil, h.end(vmstate.Failed, h.lost(cause))
+	}
+	began := time.Now()
+	h.logf("undoing: %v", cause)
+	if err := h.undo(ctx); err != nil {
+		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
+	}
+	h.mu.Lock()
+	if !h.stopped.IsZero() {
+		us := time.Since(began).Microseconds()
+		h.m.UndoUS = &us
+	}
+	h.mu.Unlock()
+	to := vmstate.RolledBack
+	if h.phase().Revocable() && vmstate.KindOf(cause) == vmstate.Cancelled {
+		to = vmstate.Aborted
+	}
+	return h.cfg.Source, h.end(to, cause)
+}
+
+func (h *Handoff) lost(cause error) error {
+	return &vmstate.Error{
+		Kind: vmstate.Lost, Step: string(h.phase()), VM: h.cfg.Migration.VM, Migration: h.cfg.Migration.ID,
+		Detail: "cannot tell which QEMU runs the guest: " + cause.Error(),
+		Remedy: "look at both QEMUs' logs and at the journal before anything is started on this memory again",
+		Err:    cause,
+	}
+}
+
+// transition journals the phase, then enters it, then publishes it. An edge that is not in the table is a mistake in qlive.
+func (h *Handoff) transition(to vmstate.Phase) error {
+	h.mu.Lock()
+	from := h.m.Phase
+	if h.cancelled != nil && from.Revocable() && !to.Ended() {
+		h.mu.Unlock()
+		return h.cancelled
+	}
+	h.mu.Unlock()
+	if !from.CanBecome(to) {
+		return vmstate.Errorf(vmstate.Internal, "cannot go from phase %s to %s", from, to)
+	}
+	if err := h.record(to, nil); err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", to, err).
+			With("make room in the run directory")
+	}
+	h.mu.Lock()
+	if h.cancelled != nil && from.Revocable() && !to.Ended() {
+		defer h.mu.Unlock()
+		return h.cancelled
+	}
+	h.enterLocked(to)
+	h.mu.Unlock()
+	if to != vmstate.Committing { // published with committed: nobody is woken inside the pause
+		h.publish()
+	}
+	return nil
+}
+
+func (h *Handoff) enterLocked(to vmstate.Phase) {
+	now := time.Now()
+	if n := len(h.m.Phases); n > 0 {
+		h.m.Phases[n-1].US = now.Sub(h.m.Phases[n-1].At).Microseconds()
+	}
+	h.m.Phases = append(h.m.Phases, vmstate.PhaseTime{Phase: to, At: now})
+	h.m.Phase = to
+	h.trace.mark(laneHandoff, "phase "+string(to), now)
+}
+
+// end enters an end, with the problem that led there, and gives back the error that Run returns.
+func (h *Handoff) end(to vmstate.Phase, cause error) error {
+	var problem *vmstate.Problem
+	if cause != nil {
+		problem = vmstate.ProblemOf(cause)
+	}
+	if err := h.record(to, problem); err != nil {
+		h.cfg.Log.Error().Err(err).Str("phase", string(to)).Msg("journal not written")
+	}
+	h.mu.Lock()
+	if h.m.Phase.CanBecome(to) {
+		h.enterLocked(to)
+	} else if h.m.Phase != to {
+		h.cfg.Log.Error().Str("from", string(h.m.Phase)).Str("to", string(to)).Msg("phase not in the table")
+		h.enterLocked(to)
+	}
+	now := time.Now()
+	h.m.EndedAt, h.m.TotalUS = &now, now.Sub(h.m.StartedAt).Microseconds()
+	h.m.Error = problem
+	h.resetRegionsLocked(to)
+	h.mu.Unlock()
+	h.publish()
+	return cause
+}
+
+func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
+	r := Record{
+		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
+		RunState: h.runState, Way: h.cfg.Way, Error: problem,
+	}
+	if h.target != nil {
+		r.Target = h.target.ID()
+	}
+	return h.cfg.Journal.Record(r)
+}
+
+func (h *Handoff) phase() vmstate.Phase {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.m.Phase
+}
+
+// change changes the migration's value and publishes it.
+func (h *Handoff) change(f func(*vmstate.Migration)) {
+	h.mu.Lock()
+	f(&h.m)
+	h.mu.Unlock()
+	h.publish()
+}
+
+func (h *Handoff) publish() { h.cfg.Publish(h.Migration()) }
+
+func (h *Handoff) copyLocked() vmstate.Migration {
+	m := h.m
+	m.Phases = slices.Clone(m.Phases)
+	m.Regions = slices.Clone(m.Regions)
+	m.Warnings = slices.Clone(m.Warnings)
+	m.Log = slices.Clone(m.Log)
+	if m.EndedAt == nil {
+		m.TotalUS = time.Since(m.StartedAt).Microseconds()
+	}
+	return m
+}

@@ -1,0 +1,160 @@
+package flip
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// prepare brings the target to where it only waits for the device state, with the guest running all the while.
+func (h *Handoff) prepare(ctx context.Context) error {
+	if err := h.run(ctx,
+		step{name: "inspect-source", do: h.inspectSource},
+		step{name: "start-target", do: h.startTarget, undo: h.fence},
+		step{name: "verify-mapping", do: h.verifyMapping},
+		step{name: "compare-blocks", do: h.compareBlocks},
+		step{name: "compare-devices", do: h.compareDevices},
+		step{name: "set-capabilities", do: h.setCapabilities},
+		step{name: "send-ahead", do: h.way.prepare},
+		step{name: "populate", do: h.populate},
+	); err != nil {
+		return err
+	}
+	h.noteExtra()
+	return nil
+}
+
+// inspectSource finds out what the guest does now, and whether QEMU itself sees something in the way.
+func (h *Handoff) inspectSource(ctx context.Context) error {
+	monitor := h.cfg.Source.Monitor
+	state, err := monitor.QueryStatus(ctx)
+	if err != nil {
+		return err
+	}
+	h.runState = string(state.Status)
+	switch state.Status {
+	case qmp.RunRunning:
+		h.resume = true
+	case qmp.RunPaused, qmp.RunPrelaunch, qmp.RunPostMigrate: // the last: it was paused, and a handoff by QEMU's migrate was undone
+		h.resume = false
+	default:
+		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over while its run state is %s", h.cfg.Migration.VM, h.runState).
+			With("hand over guests that are running, paused or not yet started; bring the guest into one of these states first")
+	}
+	migration, err := monitor.QueryMigrate(ctx)
+	if err != nil {
+		return err
+	}
+	if len(migration.BlockedReasons) > 0 {
+		return &vmstate.Error{
+			Kind: vmstate.Unsupported, Detail: "cannot hand the guest over: QEMU says that it must not be migrated",
+			Words: migration.BlockedReasons, Remedy: "remove the device or the option that QEMU names, and restart the guest",
+		}
+	}
+	return nil
+}
+
+// startTarget starts the other QEMU and meets its monitor.
+func (h *Handoff) startTarget(ctx context.Context) error {
+	target, err := h.cfg.Start(ctx)
+	if target != nil {
+		h.mu.Lock()
+		h.target = target
+		h.m.To.PID, h.m.To.Version, h.m.To.Binary = target.Process.PID(), target.Version, target.Binary
+		h.mu.Unlock()
+	}
+	if err != nil {
+		return err
+	}
+	h.publish()
+	state, err := target.Monitor.QueryStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if state.Status != qmp.RunInMigrate {
+		return vmstate.Errorf(vmstate.Incompatible, "cannot use %s as a target: its run state is %s, not inmigrate", target.Binary, state.Status).
+			With("the binary must pass -incoming defer and -S on to QEMU")
+	}
+	return h.warnOfVersions(ctx)
+}
+
+// warnOfVersions says what is known of a pair of versions before the guest is in it. QEMU 10.0.13 gives every virtqueue 1024
+// entries when the device is reset, which QEMU 11.1 and later refuse to load (hw/virtio/virtio.c of both).
+func (h *Handoff) warnOfVersions(context.Context) error {
+	if !sizesQueuesTo1024(h.target.Version) {
+		return nil
+	}
+	h.warn("QEMU %s gives virtio-net queues of 1024 entries when the guest or the driver resets them; such a guest cannot go on to QEMU 11.1 or later, "+
+		"not even by way of another version, until it is restarted", h.target.Version)
+	return nil
+}
+
+// sizesQueuesTo1024 tells whether a release of the 10.0 series carries the change; 10.0.13 does, 10.0.2 does not.
+func sizesQueuesTo1024(version string) bool {
+	var minor int
+	_, err := fmt.Sscanf(version, "10.0.%d", &minor)
+	return err == nil && minor >= 13
+}
+
+// setCapabilities sets what both sides must agree on, reads it back, and lifts the limits that QEMU puts on a migration over a
+// network.
+func (h *Handoff) setCapabilities(ctx context.Context) error {
+	for _, side := range []*Side{h.cfg.Source, h.target} {
+		want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapIgnoreShared: true}
+		if side == h.target {
+			want[qmp.CapLateBlockActivate] = true // unconditional since 10.0, and accepted there all the same
+		}
+		if err := side.Monitor.MigrateSetCapabilities(ctx, want); err != nil {
+			return err
+		}
+		have, err := side.Monitor.QueryMigrateCapabilities(ctx)
+		if err != nil {
+			return err
+		}
+		var missing []string
+		for name := range want {
+			if !have[name] {
+				missing = append(missing, name)
+			}
+		}
+		if len(missing) > 0 {
+			slices.Sort(missing)
+			return vmstate.Errorf(vmstate.Incompatible, "cannot turn on %s in QEMU %s", strings.Join(missing, ", "), side.Version)
+		}
+		if err := side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lastLook is the last thing before the guest is stopped: whatever may have changed while the handoff was held.
+func (h *Handoff) lastLook(ctx context.Context) error {
+	return h.run(ctx, step{name: "last-look", do: func(ctx context.Context) error {
+		was := h.runState
+		if err := h.inspectSource(ctx); err != nil {
+			return err
+		}
+		if h.runState != was {
+			h.logf("the guest is %s now, it was %s", h.runState, was)
+		}
+		return h.verifyMapping(ctx)
+	}})
+}
+
+func (h *Handoff) logf(format string, args ...any) {
+	line := vmstate.LogLine{At: time.Now().UTC(), Text: fmt.Sprintf(format, args...)}
+	h.cfg.Log.Info().Str("migration", h.cfg.Migration.ID).Str("vm", h.cfg.Migration.VM).Msg(line.Text)
+	h.change(func(m *vmstate.Migration) { m.Log = append(m.Log, line) })
+}
+
+func (h *Handoff) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	h.change(func(m *vmstate.Migration) { m.Warnings = append(m.Warnings, text) })
+	h.logf("warning: %s", text)
+}

@@ -1,0 +1,122 @@
+package flip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// deathLimit bounds how long a killed process may take to be gone. A QEMU that unmaps hundreds of GiB of small pages
+// takes seconds; one in an uninterruptible sleep may take forever, and then a person is needed.
+const deathLimit = 60 * time.Second
+
+// Process is a QEMU as the handoff sees it, identified by pid, start time and pidfd.
+type Process interface {
+	PID() int
+	StartTime() uint64
+	Kill() error           // SIGKILL through the pidfd; no error if it is dead already
+	Done() <-chan struct{} // closed when its death has been seen
+	Words() []string       // the last lines of its stderr
+}
+
+// Side is one of the two QEMUs of a handoff.
+type Side struct {
+	Process Process
+	Monitor *qmp.Client
+	Binary  string
+	Version string // from QMP
+	Dir     string // folder of its generation
+}
+
+// ID names the side's process in the journal; it is zero for none.
+func (s *Side) ID() ProcessID {
+	if s == nil || s.Process == nil {
+		return ProcessID{}
+	}
+	return ProcessID{PID: s.Process.PID(), StartTime: s.Process.StartTime(), Dir: s.Dir}
+}
+
+// Gone is closed once the process has ended.
+func (s *Side) Gone() <-chan struct{} { return s.Process.Done() }
+
+func (s *Side) ended() bool {
+	select {
+	case <-s.Gone():
+		return true
+	default:
+		return false
+	}
+}
+
+// died is the problem that a dead target makes, in its own words.
+func (s *Side) died(when string) error {
+	return &vmstate.Error{
+		Kind: vmstate.QEMU, Detail: fmt.Sprintf("cannot hand over: the target QEMU %s ended %s", s.Version, when),
+		Remedy: "see its words above and its log; the guest goes on in the source", Words: s.Process.Words(),
+	}
+}
+
+// kill ends the process and waits until its death has been seen.
+func (s *Side) kill(ctx context.Context) error {
+	if err := s.Process.Kill(); err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot kill QEMU with pid %d: %w", s.Process.PID(), err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deathLimit)
+	defer cancel()
+	select {
+	case <-s.Gone():
+		return nil
+	case <-ctx.Done():
+		return vmstate.Errorf(vmstate.Lost, "cannot see QEMU with pid %d dead %s after SIGKILL", s.Process.PID(), deathLimit).
+			With("find out what it hangs in (cat /proc/PID/stack); nothing may run on its memory until it is gone")
+	}
+}
+
+// cont runs the guest and waits until QEMU says that it runs.
+func (s *Side) cont(ctx context.Context) error {
+	if err := s.Monitor.Cont(ctx); err != nil {
+		return err
+	}
+	state, err := s.Monitor.QueryStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if !state.Running {
+		return fmt.Errorf("QEMU obeyed cont, but is %s", state.Status)
+	}
+	return nil
+}
+
+// first waits for whichever comes first: the answer of wait, the death of the side, the end of ctx.
+func (s *Side) first(ctx context.Context, when string, wait func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	answer := make(chan error, 1)
+	go func() { answer <- wait(ctx) }()
+	select {
+	case err := <-answer:
+		if err != nil && s.endedSoon() {
+			return s.died(when)
+		}
+		return err
+	case <-s.Gone():
+		cancel(errors.New("QEMU has ended"))
+		<-answer
+		return s.died(when)
+	}
+}
+
+// endedSoon tells whether the process is dead or about to be seen dead: its monitor is closed a moment before its pidfd
+// says so.
+func (s *Side) endedSoon() bool {
+	select {
+	case <-s.Gone():
+		return true
+	case <-time.After(200 * time.Millisecond):
+		return false
+	}
+}

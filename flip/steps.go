@@ -1,0 +1,88 @@
+package flip
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"qlive/vmstate"
+)
+
+// A step is one thing that a handoff does. Its undo, if it has one, is registered before do runs, so that a step
+// that fails halfway is undone as well; an undo must therefore bear being run after nothing has happened.
+type step struct {
+	name string
+	do   func(context.Context) error
+	undo func(context.Context) error
+}
+
+// run does the steps in order and stops at the first that fails.
+func (h *Handoff) run(ctx context.Context, steps ...step) error {
+	for _, s := range steps {
+		if err := h.step(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handoff) step(ctx context.Context, s step) (err error) {
+	if s.undo != nil {
+		h.undos = append(h.undos, s)
+	}
+	start := time.Now()
+	defer func() { h.trace.add(laneHandoff, s.name, start, time.Now(), err) }()
+	if err = h.failpoint(ctx, s.name, "before"); err == nil {
+		err = s.do(ctx)
+	}
+	if err == nil {
+		err = h.failpoint(ctx, s.name, "after")
+	}
+	if err != nil {
+		return h.explain(ctx, s.name, err)
+	}
+	return nil
+}
+
+// failpoint is `flip.STEP.before` and `flip.STEP.after`.
+func (h *Handoff) failpoint(ctx context.Context, name, side string) error {
+	if h.cfg.Failpoints == nil {
+		return nil
+	}
+	return h.cfg.Failpoints.Hit(ctx, "flip."+name+"."+side)
+}
+
+// undo runs what has been registered, last first, each in spite of the others' failures, and reports all of them.
+func (h *Handoff) undo(ctx context.Context) error {
+	var errs []error
+	for _, s := range slices.Backward(h.undos) {
+		start := time.Now()
+		err := s.undo(ctx)
+		h.trace.add(laneHandoff, "undo "+s.name, start, time.Now(), err)
+		if err != nil {
+			errs = append(errs, h.explain(ctx, "undo "+s.name, err))
+		}
+	}
+	h.undos = nil
+	return errors.Join(errs...)
+}
+
+// explain makes of err a problem that says at which step, of which VM and migration, and in whose words. A context
+// that has ended is the cause of what failed by it.
+func (h *Handoff) explain(ctx context.Context, name string, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, ctx.Err()) {
+		err = cause
+	}
+	var out vmstate.Error
+	if e, ok := errors.AsType[*vmstate.Error](err); ok {
+		out = *e
+	} else {
+		out = vmstate.Error{Kind: vmstate.QEMU, Detail: "cannot " + name + ": " + err.Error(), Err: err}
+	}
+	if out.Step == "" {
+		out.Step = name
+	}
+	out.VM, out.Migration = h.cfg.Migration.VM, h.cfg.Migration.ID
+	return &out
+}

@@ -1,0 +1,101 @@
+package flip
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+)
+
+// Lanes of a trace: who was busy.
+const (
+	laneHandoff = "handoff"
+	laneSource  = "source"
+	laneTarget  = "target"
+)
+
+// A span is something that took time in a lane.
+type span struct {
+	lane, name string
+	start, end time.Time
+	err        string
+}
+
+// Trace collects where the time of a handoff went. It is safe for concurrent use; the zero value is ready.
+type Trace struct {
+	mu    sync.Mutex
+	spans []span
+}
+
+// add records one span. It costs an append under a mutex, well below a microsecond.
+func (t *Trace) add(lane, name string, start, end time.Time, err error) {
+	s := span{lane: lane, name: name, start: start, end: end}
+	if err != nil {
+		s.err = err.Error()
+	}
+	t.mu.Lock()
+	t.spans = append(t.spans, s)
+	t.mu.Unlock()
+}
+
+// mark records an instant.
+func (t *Trace) mark(lane, name string, at time.Time) { t.add(lane, name, at, at, nil) }
+
+// traceEvent is an entry of Chrome's trace format, which Perfetto opens: "X" is a complete event with a duration,
+// "i" an instant, "M" names a lane. Times are microseconds.
+type traceEvent struct {
+	Name string         `json:"name"`
+	Ph   string         `json:"ph"`
+	PID  int            `json:"pid"`
+	TID  int            `json:"tid"`
+	TS   float64        `json:"ts"`
+	Dur  *float64       `json:"dur,omitempty"`
+	S    string         `json:"s,omitempty"`
+	Args map[string]any `json:"args,omitempty"`
+}
+
+// JSON is the trace in Chrome's trace format. Time zero is the start of the first span.
+func (t *Trace) JSON(migration string) ([]byte, error) {
+	t.mu.Lock()
+	spans := append([]span(nil), t.spans...)
+	t.mu.Unlock()
+
+	lanes := []string{laneHandoff, laneSource, laneTarget}
+	events := []traceEvent{{Name: "process_name", Ph: "M", PID: 1, Args: map[string]any{"name": "qlive " + migration}}}
+	for i, lane := range lanes {
+		events = append(events, traceEvent{Name: "thread_name", Ph: "M", PID: 1, TID: i + 1, Args: map[string]any{"name": lane}})
+	}
+	var zero time.Time
+	for _, s := range spans {
+		if zero.IsZero() || s.start.Before(zero) {
+			zero = s.start
+		}
+	}
+	for _, s := range spans {
+		e := traceEvent{Name: s.name, Ph: "X", PID: 1, TID: lane(lanes, s.lane), TS: micros(s.start.Sub(zero))}
+		if s.end.Equal(s.start) {
+			e.Ph, e.S = "i", "t"
+		} else {
+			d := micros(s.end.Sub(s.start))
+			e.Dur = &d
+		}
+		if s.err != "" {
+			e.Args = map[string]any{"error": s.err}
+		}
+		events = append(events, e)
+	}
+	return json.Marshal(struct {
+		TraceEvents     []traceEvent `json:"traceEvents"`
+		DisplayTimeUnit string       `json:"displayTimeUnit"`
+	}{events, "ms"})
+}
+
+func lane(lanes []string, name string) int {
+	for i, l := range lanes {
+		if l == name {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

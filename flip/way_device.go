@@ -1,0 +1,264 @@
+package flip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+	"qlive/vmstate/stream"
+)
+
+// deviceWay moves the device state alone. While the guest runs the target is sent a stream that qlive composes: the
+// configuration, the table of RAM blocks, and the pages of the blocks that are not shared; its PONG says that it has loaded them. With the
+// guest stopped the source writes its devices (xen-save-devices-state, in every build of QEMU since 2.11), and the target
+// gets what has changed of the blocks and the devices. The source enters no migration, so nothing in the pause depends on the
+// size of RAM, and undoing it is a plain cont.
+type deviceWay struct {
+	h        *Handoff
+	conn     *net.UnixConn
+	composer *stream.Composer
+	answers  *stream.ReturnPath
+	ahead    *mirror
+	saved    string // file that the source writes its devices into
+	source   *qmp.Subscription
+	target   *qmp.Subscription
+}
+
+// pingAhead is the number of the PING after what is sent ahead.
+const pingAhead = 1
+
+func (w *deviceWay) prepare(ctx context.Context) error {
+	h := w.h
+	w.source, w.target = h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe()
+	w.saved = filepath.Join(h.cfg.Source.Dir, "devices")
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	var machine string
+	if err := h.cfg.Source.Monitor.QOMGet(ctx, "/machine", "type", &machine); err != nil {
+		return err
+	}
+	blocks, err := w.blocks(ctx)
+	if err != nil {
+		return err
+	}
+	if w.composer, err = stream.NewComposer(w.conn, stream.Config{
+		Machine: strings.TrimSuffix(machine, "-machine"), IgnoreShared: true,
+	}); err != nil {
+		return err
+	}
+	if err := w.composer.Begin(blocks); err != nil {
+		return err
+	}
+	if err := w.ahead.send(w.composer.Pages); err != nil {
+		return err
+	}
+	if err := w.composer.Ping(pingAhead); err != nil {
+		return fmt.Errorf("cannot send ahead what is not shared: %w", err)
+	}
+	return h.target.first(ctx, "while it loaded what is not shared", w.awaitPong)
+}
+
+// open makes the channel: one end for the target, the other for qlive, and nobody else.
+func (w *deviceWay) open(ctx context.Context) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return fmt.Errorf("cannot use the migration channel: %w", err)
+	}
+	w.conn = conn.(*net.UnixConn) // of an AF_UNIX socket
+	w.answers = stream.NewReturnPath(w.conn)
+	monitor := w.h.target.Monitor
+	if err := monitor.Getfd(ctx, channelName, int(theirs.Fd())); err != nil {
+		return fmt.Errorf("cannot give the target the channel: %w", err)
+	}
+	return monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
+}
+
+// blocks is the table of RAM blocks as a migration of the source would send it, and prepares the mirror of those that
+// are not shared.
+func (w *deviceWay) blocks(ctx context.Context) ([]stream.Block, error) {
+	h := w.h
+	list, err := h.cfg.Source.Monitor.QueryRAMBlocks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if w.ahead, err = newMirror(h.cfg.Source.Process.PID()); err != nil {
+		return nil, err
+	}
+	if err := locate(w.ahead.memory, w.ahead.maps, list); err != nil {
+		return nil, err
+	}
+	var table []stream.Block
+	for _, b := range list {
+		entry := stream.Block{Name: b.Name, Used: b.Used}
+		if r := h.regionOf(b.Name); r != nil {
+			entry.Shared = true
+			object := h.cfg.Objects[b.Name]
+			// The address inside the region's container: QEMU compares it for blocks that it ignores.
+			if err := h.cfg.Source.Monitor.QOMGet(ctx, "/objects/"+object+"/"+object+"[0]", "addr", &entry.Addr); err != nil {
+				return nil, err
+			}
+		} else if err := w.ahead.add(b); err != nil {
+			return nil, err
+		}
+		table = append(table, entry)
+	}
+	return table, nil
+}
+
+func (w *deviceWay) awaitPong(ctx context.Context) error {
+	defer w.deadline(ctx)()
+	for {
+		m, err := w.answers.Next()
+		if err != nil {
+			return w.noAnswer(ctx, err)
+		}
+		if m.Type == stream.MessagePong && m.Value == pingAhead {
+			return nil
+		}
+	}
+}
+
+// deadline makes reading and writing the channel end with ctx, and gives back what undoes that.
+func (w *deviceWay) deadline(ctx context.Context) func() {
+	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetDeadline(time.Unix(1, 0)) }) // fails only on a closed socket
+	return func() { stop() }
+}
+
+func (w *deviceWay) noAnswer(ctx context.Context, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("cannot read the target's answer: %w", err)
+}
+
+func (w *deviceWay) switchOver(ctx context.Context) error {
+	defer w.deadline(ctx)()
+	return w.h.run(ctx,
+		step{name: "stop", do: w.h.stopSource},
+		step{name: "save", do: w.save},
+		step{name: "load", do: w.load},
+	)
+}
+
+// save lets the source write its devices, and meanwhile compares what was sent ahead with what it is now. The source says
+// afterwards that the guest still stands, and how large its blocks are.
+func (w *deviceWay) save(ctx context.Context) error {
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx,
+		qmp.XenSaveDevicesStateCommand(w.saved, true),
+		qmp.Command{Name: "query-status"},
+		qmp.Command{Name: "x-query-ramblock"},
+	)
+	if err != nil {
+		return err
+	}
+	if err := w.ahead.send(w.composer.Pages); err != nil {
+		return err
+	}
+	if err := calls[0].Wait(ctx, nil); err != nil {
+		return err
+	}
+	var status qmp.Status
+	if err := calls[1].Wait(ctx, &status); err != nil {
+		return err
+	}
+	var blocks struct {
+		Text string `json:"human-readable-text"`
+	}
+	if err := calls[2].Wait(ctx, &blocks); err != nil {
+		return err
+	}
+	return w.stillTheSame(status, blocks.Text)
+}
+
+// stillTheSame makes sure that nothing has happened to the guest between the stop and the saving of its devices: a reset that
+// the guest had asked for just before, or tables that its firmware has made larger.
+func (w *deviceWay) stillTheSame(status qmp.Status, text string) error {
+	if status.Running {
+		return vmstate.Errorf(vmstate.QEMU, "cannot hand over: the source runs the guest though it was stopped")
+	}
+	if got := string(status.Status); got != "paused" && got != w.h.runState {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s", got).
+			With("look at the guest, and ask again")
+	}
+	list, err := qmp.ParseRAMBlocks(text)
+	if err != nil {
+		return err
+	}
+	for _, b := range list {
+		if u := w.ahead.block(b.Name); u != nil && u.used != b.Used {
+			return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s has grown from %d to %d bytes, as it does when the guest starts anew", b.Name, u.used, b.Used).
+				With("ask again")
+		}
+	}
+	nothingMore, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		e, err := w.source.Next(nothingMore)
+		if err != nil {
+			return nil // all that has come has been seen
+		}
+		switch e.Name {
+		case qmp.EventStop:
+			w.h.pause.qemuStop = e.QEMUTime
+		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked:
+			if !w.h.pause.qemuStop.IsZero() {
+				return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest did %s as it was stopped", e.Name).With("ask again")
+			}
+		}
+	}
+}
+
+// load sends the devices and waits until the target has loaded them.
+func (w *deviceWay) load(ctx context.Context) error {
+	devices, err := os.ReadFile(w.saved)
+	if err != nil {
+		return fmt.Errorf("cannot read the devices that the source has saved: %w", err)
+	}
+	how := stream.Finish{RunState: "running"}
+	if !w.h.resume {
+		how.RunState = w.h.runState
+		if how.RunState == "postmigrate" {
+			how.RunState = "paused"
+		}
+	}
+	if err := w.composer.Finish(devices, how); err != nil {
+		return fmt.Errorf("cannot send the devices: %w", err)
+	}
+	return w.h.target.first(ctx, "while it loaded the devices", func(ctx context.Context) error {
+		return migrated(ctx, w.target, "target")
+	})
+}
+
+// settle has nothing to do: the source is in no migration.
+func (w *deviceWay) settle(context.Context) error { return nil }
+
+func (w *deviceWay) close() {
+	if w.conn != nil {
+		w.conn.Close()
+	}
+	if w.ahead != nil {
+		w.ahead.close()
+	}
+	if w.saved != "" {
+		_ = os.Remove(w.saved) // a leftover costs 32 KB in the run directory until the next handoff
+	}
+	for _, s := range []*qmp.Subscription{w.source, w.target} {
+		if s != nil {
+			s.Close()
+		}
+	}
+}

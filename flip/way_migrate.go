@@ -1,0 +1,164 @@
+package flip
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// migrateWay lets QEMU's own migration move the state over a socket pair: what is shared is ignored (x-ignore-shared), all
+// else goes through the channel while the guest stands.
+//
+// With live set QEMU stops the guest itself, once everything but the device state has gone over: a shorter pause, but a source
+// that starts again by itself when the migration fails, whether or not the target is dead.
+type migrateWay struct {
+	h      *Handoff
+	live   bool
+	source *qmp.Subscription
+	target *qmp.Subscription
+}
+
+const channelName = "qlive-channel"
+
+// prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
+// target does not free the source.
+func (w *migrateWay) prepare(ctx context.Context) error {
+	a, b, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	defer b.Close()
+	if err := w.h.cfg.Source.Monitor.Getfd(ctx, channelName, int(a.Fd())); err != nil {
+		return fmt.Errorf("cannot give the source the channel: %w", err)
+	}
+	if err := w.h.target.Monitor.Getfd(ctx, channelName, int(b.Fd())); err != nil {
+		return fmt.Errorf("cannot give the target the channel: %w", err)
+	}
+	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe()
+	return w.h.target.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
+}
+
+func (w *migrateWay) switchOver(ctx context.Context) error {
+	h := w.h
+	steps := []step{
+		{name: "stop", do: h.stopSource},
+		{name: "migrate", do: func(ctx context.Context) error { return h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName) }},
+		{name: "load", do: w.await},
+	}
+	if w.live {
+		steps = steps[1:]
+		if h.resume {
+			h.stopped = time.Now() // an upper bound until the STOP event is seen
+		}
+	}
+	return h.run(ctx, steps...)
+}
+
+// await waits until both sides report that the migration is complete.
+func (w *migrateWay) await(ctx context.Context) error {
+	h := w.h
+	err := h.target.first(ctx, "while it loaded the guest", func(ctx context.Context) error {
+		if err := w.sourceDone(ctx); err != nil {
+			return err
+		}
+		return migrated(ctx, w.target, "target")
+	})
+	return err
+}
+
+func (w *migrateWay) sourceDone(ctx context.Context) error {
+	for {
+		e, err := w.source.Next(ctx)
+		if err != nil {
+			return err
+		}
+		switch e.Name {
+		case qmp.EventStop:
+			w.h.pause.qemuStop = e.QEMUTime
+			if w.live && w.h.resume {
+				w.h.stopped = e.Received
+			}
+		case qmp.EventMigration:
+			done, err := ended(e, "source")
+			if done || err != nil {
+				return w.reason(ctx, err)
+			}
+		}
+	}
+}
+
+// reason adds to a failed migration why the source says it failed.
+func (w *migrateWay) reason(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	words := w.h.target.Process.Words()
+	if m, qerr := w.h.cfg.Source.Monitor.QueryMigrate(ctx); qerr == nil && m.ErrorDesc != "" {
+		words = append(words, m.ErrorDesc)
+	}
+	return &vmstate.Error{Kind: vmstate.Incompatible, Detail: err.Error(), Words: words,
+		Remedy: "see what the QEMUs say; the guest goes on in the source"}
+}
+
+// settle waits until the source's migration has ended, as it does when its peer is dead, and cancels it if it does not.
+func (w *migrateWay) settle(ctx context.Context) error {
+	monitor := w.h.cfg.Source.Monitor
+	deadline := time.Now().Add(5 * time.Second)
+	for asked := false; ; {
+		m, err := monitor.QueryMigrate(ctx)
+		if err != nil {
+			return fmt.Errorf("cannot see how the source's migration ended: %w", err)
+		}
+		if m.Status == qmp.MigrationNone || m.Status.Ended() {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("cannot end the source's migration: it is still %s", m.Status)
+		}
+		if !asked && time.Until(deadline) < 4*time.Second {
+			asked = true
+			if err := monitor.MigrateCancel(ctx); err != nil {
+				return fmt.Errorf("cannot cancel the source's migration: %w", err)
+			}
+		}
+		select { // the safety net: its end comes without an event if the capability was never set
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (w *migrateWay) close() {
+	for _, s := range []*qmp.Subscription{w.source, w.target} {
+		if s != nil {
+			s.Close()
+		}
+	}
+}
+
+// migrated waits until a side reports that its migration has completed.
+func migrated(ctx context.Context, events *qmp.Subscription, who string) error {
+	for {
+		e, err := events.Until(ctx, qmp.Named(qmp.EventMigration))
+		if err != nil {
+			return err
+		}
+		if done, err := ended(e, who); done || err != nil {
+			return err
+		}
+	}
+}
+
+// ended tells whether a MIGRATION event is the last. States that this version of qlive has not heard of are in progress.
+func ended(e qmp.Event, who string) (bool, error) {
+	status := e.MigrationStatus()
+	if status.Ended() && status != qmp.MigrationCompleted {
+		return true, fmt.Errorf("cannot move the guest: the %s's migration has %s", who, status)
+	}
+	return status.Ended(), nil
+}

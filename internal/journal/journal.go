@@ -78,8 +78,8 @@ func (j *Journal) start(f *os.File) error {
 }
 
 // Append writes record, anything that encoding/json takes, as the next line. Once it returns nil the record
-// outlives this process. On an error the journal is as it was before, and the next Append may succeed; only if even
-// that cannot be had does every further Append fail.
+// outlives this process. On an error the journal is as it was before, and the next Append may succeed. Only if half a
+// record cannot be taken out again does every further Append fail; that record may then be found by a reader or not.
 func (j *Journal) Append(record any) error {
 	var data bytes.Buffer
 	enc := json.NewEncoder(&data)

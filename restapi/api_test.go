@@ -299,13 +299,14 @@ func TestEveryKindOfError(t *testing.T) {
 	svc := restapitest.New(restapitest.VM("vm1"))
 	s := start(t, svc, restapi.Options{})
 	for _, row := range vmstate.Kinds() {
-		svc.Refuse = &vmstate.Error{Kind: row.Kind, Step: "load", VM: "vm1", Migration: "mig-7", Detail: "cannot do it", Remedy: "do another thing", Words: []string{"qemu: no"}}
-		want := restapi.Refusal{Problem: *vmstate.ProblemOf(svc.Refuse)}
+		refusal := &vmstate.Error{Kind: row.Kind, Step: "load", VM: "vm1", Migration: "mig-7", Detail: "cannot do it", Remedy: "do another thing", Words: []string{"qemu: no"}}
+		want := restapi.Refusal{Problem: *vmstate.ProblemOf(refusal)}
+		svc.Refuse(refusal)
 		got := s.do("POST", "/migrations", `{"vm":"vm1"}`).problem(row.Status, row.Kind)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-sent +got):\n%s", row.Kind, diff)
 		}
 	}
-	svc.Refuse = fmt.Errorf("cannot open anything: %w", http.ErrBodyNotAllowed)
+	svc.Refuse(fmt.Errorf("cannot open anything: %w", http.ErrBodyNotAllowed))
 	s.do("POST", "/vms/vm1/pause", "").problem(500, vmstate.Internal)
 }

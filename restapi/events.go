@@ -77,6 +77,7 @@ func (s *eventStream) run(ctx context.Context, events <-chan vmstate.Event, vm s
 	if s.send(": qlive\n\n") != nil { // the headers leave before there is an event
 		return
 	}
+	defer s.control.SetWriteDeadline(time.Time{}) //nolint:errcheck // for the connection's next request, if it has one
 	idle := time.NewTicker(heartbeat)
 	defer idle.Stop()
 	for {

@@ -53,7 +53,7 @@ func (k *keyring) once(ctx context.Context, key, body string, accept func() (str
 	}
 	mine.id, mine.err = accept()
 	if mine.err != nil {
-		k.forget(key)
+		k.forget(key, mine)
 	}
 	close(mine.done)
 	return mine.id, mine.err
@@ -79,9 +79,12 @@ func (k *keyring) claim(key string, mine *keyEntry) *keyEntry {
 	return nil
 }
 
-func (k *keyring) forget(key string) {
+func (k *keyring) forget(key string, mine *keyEntry) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.entries[key] != mine {
+		return // it was pushed out meanwhile
+	}
 	delete(k.entries, key)
 	for i, other := range k.order {
 		if other == key {

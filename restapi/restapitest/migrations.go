@@ -57,15 +57,13 @@ func (s *Service) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstat
 	vm.Migration = id
 	s.SetVM(vm)
 	s.SetMigration(m)
-	if len(s.Steps) > 0 {
-		s.runs.Go(func() { s.run(id) })
-	}
+	s.runs.Go(func() { s.run(id, s.steps.Load()) })
 	return m, nil
 }
 
-// run moves a migration through Steps until it holds.
-func (s *Service) run(id string) {
-	for _, phase := range s.Steps {
+// run moves a migration on until it holds.
+func (s *Service) run(id string, steps *script) {
+	for _, phase := range steps.phases {
 		m, _ := s.Snapshot().Migration(id)
 		if !m.Phase.CanBecome(phase) {
 			continue // gone on from where it held
@@ -74,7 +72,7 @@ func (s *Service) run(id string) {
 			return
 		}
 		select {
-		case <-time.After(s.StepEvery):
+		case <-time.After(steps.every):
 		case <-s.closed:
 			return
 		}
@@ -133,9 +131,7 @@ func (s *Service) ContinueMigration(_ context.Context, id string) (vmstate.Migra
 	spec.Hold = false
 	m.Spec = &spec
 	s.SetMigration(m)
-	if len(s.Steps) > 0 {
-		s.runs.Go(func() { s.run(id) })
-	}
+	s.runs.Go(func() { s.run(id, s.steps.Load()) })
 	return m, nil
 }
 
@@ -160,8 +156,8 @@ func (s *Service) Trace(id string) ([]byte, error) {
 }
 
 func (s *Service) migration(id string) (vmstate.Migration, error) {
-	if s.Refuse != nil {
-		return vmstate.Migration{}, s.Refuse
+	if err := s.refused(); err != nil {
+		return vmstate.Migration{}, err
 	}
 	m, ok := s.Snapshot().Migration(id)
 	if !ok {

@@ -19,13 +19,8 @@ const ringSize = 64
 
 // Service is a restapi.Service in memory. Make one with New.
 type Service struct {
-	// Refuse is returned by every command while it is set.
-	Refuse error
-	// Steps are the phases that a migration goes through by itself, one each StepEvery; none: it stays planned
-	// until Step is called.
-	Steps     []vmstate.Phase
-	StepEvery time.Duration
-
+	refusal  atomic.Pointer[error]
+	steps    atomic.Pointer[script]
 	snapshot atomic.Pointer[vmstate.Snapshot]
 	typed    atomic.Pointer[[]byte]
 	runs     sync.WaitGroup
@@ -37,11 +32,18 @@ type Service struct {
 	nextID  int
 }
 
+// script is how migrations go by themselves.
+type script struct {
+	every  time.Duration
+	phases []vmstate.Phase
+}
+
 var _ restapi.Service = (*Service)(nil)
 
 // New makes a Service that has the given VMs.
 func New(vms ...vmstate.VM) *Service {
-	s := &Service{closed: make(chan struct{}), streams: map[chan vmstate.Event]bool{}, StepEvery: time.Millisecond}
+	s := &Service{closed: make(chan struct{}), streams: map[chan vmstate.Event]bool{}}
+	s.steps.Store(&script{})
 	s.snapshot.Store(&vmstate.Snapshot{Seq: 1, At: time.Now(), Version: "test", Health: vmstate.Health{Ready: true}, VMs: vms})
 	return s
 }
@@ -56,6 +58,22 @@ func (s *Service) Close() {
 		close(stream)
 		delete(s.streams, stream)
 	}
+}
+
+// Refuse makes every command return err, until it is called with nil.
+func (s *Service) Refuse(err error) { s.refusal.Store(&err) }
+
+// Run makes migrations go through the phases by themselves, one after each interval. Before it is called they stay
+// planned until Step is.
+func (s *Service) Run(every time.Duration, phases ...vmstate.Phase) {
+	s.steps.Store(&script{every, phases})
+}
+
+func (s *Service) refused() error {
+	if p := s.refusal.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 // Snapshot implements restapi.Service.
@@ -156,8 +174,8 @@ func (s *Service) Subscribe(after uint64) vmstate.Subscription {
 
 // StartVM implements restapi.Service.
 func (s *Service) StartVM(_ context.Context, spec vmstate.VMSpec) (vmstate.VM, error) {
-	if s.Refuse != nil {
-		return vmstate.VM{}, s.Refuse
+	if err := s.refused(); err != nil {
+		return vmstate.VM{}, err
 	}
 	if _, ok := s.Snapshot().VM(spec.Name); ok {
 		return vmstate.VM{}, vmstate.Errorf(vmstate.Conflict, "cannot start VM %s: there is one of that name", spec.Name)
@@ -227,8 +245,8 @@ func (s *Service) Metrics() http.Handler {
 }
 
 func (s *Service) find(name string) (vmstate.VM, error) {
-	if s.Refuse != nil {
-		return vmstate.VM{}, s.Refuse
+	if err := s.refused(); err != nil {
+		return vmstate.VM{}, err
 	}
 	vm, ok := s.Snapshot().VM(name)
 	if !ok {

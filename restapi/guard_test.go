@@ -1,0 +1,285 @@
+package restapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"qlive/restapi"
+	"qlive/restapi/restapitest"
+	"qlive/vmstate"
+)
+
+// curl runs as a person would run it.
+func (s *server) curl(args ...string) (stdout string, code int) {
+	s.t.Helper()
+	cmd := exec.Command("curl", append([]string{"-sS", "--unix-socket", s.socket}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if exit, ok := err.(*exec.ExitError); ok {
+		return out.String(), exit.ExitCode()
+	}
+	if err != nil {
+		s.t.Fatalf("curl: %v, %s", err, errs.String())
+	}
+	return out.String(), 0
+}
+
+func TestCurl(t *testing.T) {
+	svc := restapitest.New(restapitest.VM("vm1"))
+	svc.Run(time.Millisecond, restapitest.Full()...)
+	s := start(t, svc, restapi.Options{})
+	var m vmstate.Migration
+	t.Run("plain -d", func(t *testing.T) {
+		out, code := s.curl("-d", `{"vm":"vm1","binary":"/opt/qemu-11/bin/qemu-system-x86_64"}`, "http://qlive/migrations")
+		if err := json.Unmarshal([]byte(out), &m); err != nil || code != 0 || m.VM != "vm1" {
+			t.Fatalf("curl %d: %s", code, out)
+		}
+	})
+	t.Run("wait", func(t *testing.T) {
+		out, _ := s.curl("http://qlive/migrations/" + m.ID + "?wait=1m")
+		if !strings.Contains(out, `"phase":"completed"`) {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("no type at all", func(t *testing.T) {
+		out, _ := s.curl("-H", "Content-Type:", "-d", `{"vm":"vm1"}`, "http://qlive/v1/migrations?wait=1m", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "200") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("json", func(t *testing.T) {
+		out, _ := s.curl("--json", `{"vm":"vm1"}`, "http://qlive/migrations?wait=1m", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "200") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("-f tells of a migration that was rolled back", func(t *testing.T) {
+		svc.Run(time.Millisecond, restapitest.Undone()...)
+		if _, code := s.curl("-f", "-d", `{"vm":"vm1"}`, "http://qlive/migrations?wait=1m"); code != 22 {
+			t.Errorf("curl -f ends with %d", code)
+		}
+	})
+	t.Run("another content type", func(t *testing.T) {
+		out, _ := s.curl("-H", "Content-Type: text/xml", "-d", `<vm/>`, "http://qlive/migrations", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "415") || !strings.Contains(out, "urn:qlive:problem:invalid") {
+			t.Errorf("%s", out)
+		}
+		out, _ = s.curl("-H", "Content-Type: ;", "-d", `{}`, "http://qlive/migrations", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "415") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("paths as they are", func(t *testing.T) {
+		out, _ := s.curl("--path-as-is", "http://qlive/vms/../vms/vm1", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "404") {
+			t.Errorf("%s", out)
+		}
+		out, _ = s.curl("--path-as-is", "http://qlive/vms/..", "-w", "%{http_code}")
+		if !strings.HasSuffix(out, "422") {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("a huge body", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "huge")
+		if err := os.WriteFile(file, bytes.Repeat([]byte("x"), 32<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{}, {"-H", "Expect:"}, {"-H", "Transfer-Encoding: chunked"}, {"-H", "Transfer-Encoding: chunked", "-H", "Expect:"}} {
+			out, _ := s.curl(append(args, "--data-binary", "@"+file, "http://qlive/migrations", "-w", "%{http_code}")...)
+			if !strings.Contains(out, "413") {
+				t.Errorf("%v: %s", args, out)
+			}
+		}
+	})
+	t.Run("console", func(t *testing.T) {
+		if _, code := s.curl("-f", "--data-binary", "ls\n", "http://qlive/vms/vm1/console"); code != 0 || svc.Typed() != "ls\n" {
+			t.Errorf("curl %d, typed %q", code, svc.Typed())
+		}
+	})
+	t.Run("events", func(t *testing.T) {
+		out, code := s.curl("-N", "-m", "0.3", "http://qlive/events")
+		if code != 28 || !strings.Contains(out, "event: reset\ndata: {") {
+			t.Errorf("curl %d: %s", code, out)
+		}
+	})
+}
+
+// serveTCP serves svc on a port.
+func serveTCP(t *testing.T, svc *restapitest.Service, opts restapi.Options) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- restapi.Serve(ctx, l, restapi.New(svc, opts)) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		svc.Close()
+	})
+	return l.Addr().String()
+}
+
+func TestTCP(t *testing.T) {
+	svc := restapitest.New(restapitest.VM("vm1"))
+	addr := serveTCP(t, svc, restapi.Options{Access: everyone(restapi.RoleAdmin), Hosts: []string{"qlive.example"}})
+	json := "Content-Type: application/json"
+	for _, c := range []struct {
+		name, method, path, body string
+		headers                  []string
+		status                   int
+	}{
+		{"plain", "GET", "/vms", "", nil, 200},
+		{"json", "POST", "/migrations", `{"vm":"vm1"}`, []string{json}, 202},
+		{"a form", "POST", "/migrations", `{"vm":"vm1"}`, []string{"Content-Type: application/x-www-form-urlencoded"}, 415},
+		{"no type", "POST", "/migrations", `{"vm":"vm1"}`, nil, 415},
+		{"text", "POST", "/vms/vm1/console", `ls`, []string{"Content-Type: text/plain; charset=utf-8"}, 415},
+		{"bytes", "POST", "/vms/vm1/console", `ls`, []string{"Content-Type: application/octet-stream"}, 204},
+		{"foreign host", "GET", "/vms", "", []string{"Host: evil.example"}, 403},
+		{"foreign host, another port", "GET", "/vms", "", []string{"Host: evil.example:1"}, 403},
+		{"configured host", "GET", "/vms", "", []string{"Host: qlive.example:8443"}, 200},
+		{"localhost", "GET", "/vms", "", []string{"Host: localhost:1"}, 200},
+		{"IPv6", "GET", "/vms", "", []string{"Host: [::1]:1"}, 200},
+		{"foreign origin", "POST", "/vms/vm1/pause", "", []string{"Origin: http://evil.example"}, 403},
+		{"origin of nobody", "POST", "/vms/vm1/pause", "", []string{"Origin: null"}, 403},
+		{"own origin", "POST", "/vms/vm1/pause", "", []string{"Host: localhost:1", "Origin: http://localhost:1"}, 200},
+		{"foreign referer", "GET", "/vms", "", []string{"Referer: http://evil.example/x"}, 403},
+		{"own referer", "GET", "/vms", "", []string{"Host: localhost:1", "Referer: http://localhost:1/docs"}, 200},
+		{"foreign site", "GET", "/vms", "", []string{"Sec-Fetch-Site: cross-site"}, 403},
+		{"own site", "GET", "/vms", "", []string{"Sec-Fetch-Site: same-origin"}, 200},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+addr+c.path, strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range c.headers {
+				name, value, _ := strings.Cut(h, ": ")
+				if name == "Host" {
+					r.Host = value
+				} else {
+					r.Header.Set(name, value)
+				}
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != c.status {
+				t.Errorf("status %d, want %d: %s", resp.StatusCode, c.status, text)
+			}
+		})
+	}
+}
+
+// A port that somebody forwards to the socket is open to the pages of that person's browser.
+func TestBrowserThroughAForwardedPort(t *testing.T) {
+	s := start(t, restapitest.New(restapitest.VM("vm1")), restapi.Options{})
+	s.do("GET", "/vms", "", "Host: localhost:8080", "Sec-Fetch-Site: same-origin").want(200)
+	s.do("POST", "/vms/vm1/pause", "", "Host: localhost:8080", "Origin: http://localhost:8080").want(200)
+	s.do("POST", "/vms/vm1/pause", "", "Host: localhost:8080", "Origin: http://evil.example").problem(403, vmstate.Denied)
+	s.do("POST", "/vms/vm1/pause", "", "Host: evil.example:8080", "Origin: http://evil.example:8080").problem(403, vmstate.Denied)
+	s.do("GET", "/vms", "", "Host: whatever").want(200)
+}
+
+func TestPanicIsNotSwallowed(t *testing.T) {
+	crashed := make(chan any, 1)
+	s := start(t, restapitest.New(restapitest.VM("vm1")), restapi.Options{
+		Access: panicking{},
+		Crash:  func(reason any, _ []byte) { crashed <- reason },
+	})
+	s.do("GET", "/vms", "")
+	if got := <-crashed; got != "out of ideas" {
+		t.Errorf("crashed with %v", got)
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Role(restapi.Peer) restapi.Role { panic("out of ideas") }
+
+// A client that leaves before the answer must not be taken for a fault of ours.
+func TestClientThatLeaves(t *testing.T) {
+	var vms []vmstate.VM
+	for i := range 500 {
+		vms = append(vms, restapitest.VM("vm"+strings.Repeat("x", i%40)+string(rune('a'+i%26))))
+	}
+	s := start(t, restapitest.New(vms...), restapi.Options{})
+	for range 50 {
+		conn, err := net.Dial("unix", s.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, "GET /vms?limit=1000 HTTP/1.1\r\nHost: qlive\r\n\r\nGET /vms HTTP/1.1\r\nHost: qlive\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	s.do("GET", "/vms", "").want(200)
+}
+
+func FuzzBodies(f *testing.F) {
+	for _, seed := range []string{`{"vm":"vm1"}`, `{"vm":"vm1","hold":true,"timeout_s":5,"way":"live"}`, `{"vm":`, `null`, `[]`, `{"vm":"vm1","VM":""}`, `{"vm":"\ud800"}`,
+		`{"name":"a","binary":"/b","args":["-m","1"],"memory":{"page_bytes":4096}}`, strings.Repeat("[", 10_000), "\xff", `{"vm":"vm1","timeout_s":1e309}`} {
+		f.Add("/migrations", seed)
+		f.Add("/vms", seed)
+	}
+	handler := restapi.New(restapitest.New(restapitest.VM("vm1")), restapi.Options{
+		Access: everyone(restapi.RoleAdmin),
+		Crash:  func(reason any, stack []byte) { panic(string(stack)) },
+		Hosts:  []string{"qlive"},
+	})
+	f.Fuzz(func(t *testing.T, path, text string) {
+		if path != "/migrations" && path != "/vms" {
+			return
+		}
+		r, err := http.NewRequest("POST", "http://qlive"+path, strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		w := &recorder{header: http.Header{}}
+		handler.ServeHTTP(w, r)
+		switch w.status {
+		case 201, 202:
+		case 400, 404, 409, 413, 422:
+			var p restapi.Refusal
+			if err := json.Unmarshal(w.body.Bytes(), &p); err != nil || p.Status != w.status || p.Detail == "" || w.header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("%q: %d is no problem: %s", text, w.status, w.body.String())
+			}
+		default:
+			t.Errorf("%q: status %d: %s", text, w.status, w.body.String())
+		}
+	})
+}
+
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
+func (r *recorder) WriteHeader(status int)      { r.status = status }

@@ -19,6 +19,8 @@
 //   - Punching a hole (a balloon, free page reporting) gives back the page and its promise. The next
 //     mapping of the file, that of the next QEMU, reserves the holes anew, or fails before the guest stops.
 //   - A second mapping of the same file needs no further huge page.
+//   - Ordinary RAM gets transparent huge pages where the host allows them (shmem_enabled at advise or more), if QEMU
+//     is told to align its mapping to [Region.AlignBytes]; [Set.Warnings] says when the host does not.
 //   - All methods may be called by several goroutines at once.
 //
 // The package must not import anything of qlive but vmstate: it knows neither QEMU nor handoffs.

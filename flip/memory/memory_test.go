@@ -388,6 +388,18 @@ func checkEmpty(t *testing.T, dir string) {
 	}
 }
 
+func TestAlignBytes(t *testing.T) {
+	for _, c := range []struct{ size, page, want uint64 }{
+		{4096, 4096, 4096}, {2*mib - 4096, 4096, 4096}, {2 * mib, 4096, 2 * mib}, {64 * mib, 4096, 2 * mib},
+		{2 * mib, 2 * mib, 2 * mib}, {1 << 30, 1 << 30, 1 << 30},
+	} {
+		r := Region{plan: plan{want: Want{SizeBytes: c.size}, pageBytes: c.page}}
+		if got := r.AlignBytes(); got != c.want {
+			t.Errorf("%d bytes of pages of %d are aligned to %d, want %d", c.size, c.page, got, c.want)
+		}
+	}
+}
+
 func TestBytesText(t *testing.T) {
 	for n, want := range map[uint64]string{1: "1 bytes", 4096: "4 KiB", 2 * mib: "2 MiB", 3 << 30: "3 GiB", mib + 1024: "1025 KiB"} {
 		if got := bytesText(n); got != want {

@@ -30,6 +30,15 @@ func (r *Region) SizeBytes() uint64 { return r.want.SizeBytes }
 // PageBytes is the size of the file's pages: the host's ordinary page, or a huge page.
 func (r *Region) PageBytes() uint64 { return r.pageBytes }
 
+// AlignBytes is what QEMU must be told to align its mapping to (align= of memory-backend-file). By itself it aligns to
+// the file's pages only, and ordinary RAM so mapped never gets transparent huge pages.
+func (r *Region) AlignBytes() uint64 {
+	if r.SizeBytes() < thpBytes {
+		return r.pageBytes
+	}
+	return max(r.pageBytes, thpBytes)
+}
+
 // Backing says what the file is.
 func (r *Region) Backing() vmstate.Backing { return r.backing }
 

@@ -1,0 +1,195 @@
+package stream_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/env"
+)
+
+const (
+	machine  = "pc-q35-7.2"
+	ramBytes = 64 << 20
+)
+
+// atBoot is what SeaBIOS says to its debug port when it is done with the machine. There is no disk, so
+// the next thing to run is the network card's ROM, for twenty seconds.
+const atBoot = "Booting from Hard Disk"
+
+// ram is guest memory that belongs to the test.
+func ram(t *testing.T, size int64) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "ram")
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// qemu is a process with its monitor.
+type qemu struct {
+	*monitor
+	version string
+	dir     string
+	cmd     *exec.Cmd
+	exited  chan struct{} // closed once the process has been waited for
+	stderr  string        // path
+}
+
+// start runs a QEMU of the version on the memory: q35, a video card, a network card with an option ROM.
+func start(t *testing.T, version string, memory *os.File, more ...string) *qemu {
+	t.Helper()
+	return startBare(t, version, memory, append([]string{
+		"-machine", machine + ",memory-backend=pc.ram", "-m", fmt.Sprint(ramBytes >> 20),
+		"-object", fmt.Sprintf("memory-backend-file,id=pc.ram,size=%d,mem-path=/proc/self/fd/3,share=on", ramBytes),
+		"-vga", "std", "-device", "virtio-net-pci",
+	}, more...)...)
+}
+
+func startBare(t *testing.T, version string, memory *os.File, args ...string) *qemu {
+	t.Helper()
+	found, err := env.Locate()
+	path := found.QEMU(version)
+	if path == "" {
+		t.Fatalf("no QEMU %s: %v", version, err)
+	}
+	q := &qemu{version: version, dir: t.TempDir(), exited: make(chan struct{})}
+	q.stderr = filepath.Join(q.dir, "stderr")
+	socket := filepath.Join(q.dir, "qmp")
+	q.cmd = exec.Command(path, append([]string{
+		"-accel", "tcg", "-display", "none", "-nodefaults", "-no-user-config",
+		"-qmp", "unix:" + socket + ",server=on,wait=off",
+		"-chardev", "file,id=firmware,path=" + q.firmwareLog(), "-device", "isa-debugcon,iobase=0x402,chardev=firmware",
+	}, args...)...)
+	q.cmd.ExtraFiles = []*os.File{memory}
+	if q.cmd.Stderr, err = os.Create(q.stderr); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		q.cmd.Wait()
+		close(q.exited)
+	}()
+	t.Cleanup(func() {
+		q.kill()
+		if text := q.errors(); t.Failed() && text != "" {
+			t.Logf("QEMU %s wrote:\n%s", version, text)
+		}
+	})
+	q.monitor = dialMonitor(t, socket, q.died)
+	return q
+}
+
+// kill ends the process and waits until it is gone.
+func (q *qemu) kill() {
+	q.cmd.Process.Kill()
+	<-q.exited
+}
+
+// died is an error once the process is gone.
+func (q *qemu) died() error {
+	select {
+	case <-q.exited:
+		return fmt.Errorf("QEMU %s is gone: %s", q.version, q.errors())
+	default:
+		return nil
+	}
+}
+
+func (q *qemu) errors() string {
+	text, _ := os.ReadFile(q.stderr)
+	return string(text)
+}
+
+func (q *qemu) firmwareLog() string { return filepath.Join(q.dir, "firmware") }
+
+// booted waits until the firmware has come n times to where it boots, and returns all it said.
+func (q *qemu) booted(t *testing.T, n int) string {
+	t.Helper()
+	var said []byte
+	waitFor(t, 60*time.Second, func() error {
+		if err := q.died(); err != nil {
+			t.Fatal(err)
+		}
+		said, _ = os.ReadFile(q.firmwareLog())
+		if bytes.Count(said, []byte(atBoot)) >= n {
+			return nil
+		}
+		return fmt.Errorf("firmware of QEMU %s has got to: %q", q.version, said[max(0, len(said)-80):])
+	})
+	return string(said)
+}
+
+// enable switches migration capabilities on.
+func (q *qemu) enable(names ...string) {
+	q.t.Helper()
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	var list []capability
+	for _, name := range names {
+		list = append(list, capability{name, true})
+	}
+	q.do("migrate-set-capabilities", map[string]any{"capabilities": list}, nil)
+}
+
+// deviceState stops nothing: it asks for the device state of a guest that stands, and reads it.
+func (q *qemu) deviceState(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(q.dir, "devices")
+	q.do("xen-save-devices-state", map[string]any{"filename": path, "live": true}, nil)
+	state, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// migrateToFile lets QEMU write its own stream, with shared memory left out. The guest stands after it.
+func (q *qemu) migrateToFile(t *testing.T) []byte {
+	t.Helper()
+	path := filepath.Join(q.dir, "migration")
+	q.enable("x-ignore-shared")
+	q.do("migrate", map[string]any{"uri": "exec:cat > " + path}, nil)
+	waitFor(t, 30*time.Second, func() error {
+		var s struct{ Status string }
+		q.do("query-migrate", nil, &s)
+		if s.Status == "failed" {
+			t.Fatal("migration to a file failed")
+		}
+		if s.Status != "completed" {
+			return errors.New("migration is " + s.Status)
+		}
+		return nil
+	})
+	state, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// hmp runs a command of the human monitor.
+func (q *qemu) hmp(line string) string {
+	q.t.Helper()
+	var text string
+	q.do("human-monitor-command", map[string]any{"command-line": line}, &text)
+	return strings.TrimSpace(text)
+}

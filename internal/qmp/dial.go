@@ -38,33 +38,23 @@ func Dial(ctx context.Context, path string, opts Options) (*Client, error) {
 }
 
 func connect(ctx context.Context, path string, exited <-chan struct{}) (*net.UnixConn, error) {
-	var (
-		dialer net.Dialer
-		last   error
-	)
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
-		conn, err := dialer.DialContext(ctx, "unix", path)
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"}) // never blocks
 		if err == nil {
-			return conn.(*net.UnixConn), nil
+			return conn, nil
 		}
-		if ctx.Err() == nil {
-			last = err
-			if !mayComeUp(err) {
-				return nil, err
-			}
+		if !mayComeUp(err) {
+			return nil, err
 		}
 		retry := time.NewTimer(wait)
 		select {
 		case <-retry.C:
 		case <-exited:
 			retry.Stop()
-			return nil, ErrExited
+			return nil, fmt.Errorf("%w; the last try said: %w", ErrExited, err)
 		case <-ctx.Done():
 			retry.Stop()
-			if last == nil {
-				return nil, ended(ctx)
-			}
-			return nil, fmt.Errorf("%w; the last try said: %w", ended(ctx), last)
+			return nil, fmt.Errorf("%w; the last try said: %w", ended(ctx), err)
 		}
 	}
 }

@@ -135,7 +135,7 @@ func (c *Client) write(ctx context.Context, data []byte, fd int) error {
 		rights = syscall.UnixRights(fd)
 	}
 	n, _, err := c.conn.WriteMsgUnix(data, rights, nil)
-	if n == 0 && err != nil {
+	if n <= 0 && err != nil {
 		return err
 	}
 	if n < len(data) { // the descriptor has gone with the first part

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"unsafe"
 
@@ -18,11 +17,9 @@ import (
 
 const mib = 1 << 20
 
-// hugePool gives the test exactly free unreserved huge pages of that size, alone among tests that take the same
-// lock, and gives back what was there when the test ends.
+// hugePool gives the test exactly free unreserved huge pages of that size, and makes sure at the end that it still does.
 func hugePool(t *testing.T, page, free uint64) {
 	t.Helper()
-	lockHost(t)
 	h := newHost(linux{})
 	before, err := h.pool(page)
 	if err != nil {
@@ -39,19 +36,6 @@ func hugePool(t *testing.T, page, free uint64) {
 	})
 	if now := availablePages(t, page); now != free {
 		t.Fatalf("the kernel made %d pages of %s available, want %d: memory is too fragmented or too small", now, bytesText(page), free)
-	}
-}
-
-// lockHost keeps other tests that change the host's memory settings out until the test ends.
-func lockHost(t *testing.T) {
-	t.Helper()
-	lock, err := os.OpenFile("/tmp/qlive-hugepages.lock", os.O_RDWR|os.O_CREATE, 0o666)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { lock.Close() })
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -128,6 +112,20 @@ func mustCreate(t *testing.T, spec vmstate.MemorySpec, wants ...Want) *Set {
 		}
 	})
 	return set
+}
+
+// noMapping fails the test if this process maps a block of guest RAM.
+func noMapping(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "/memfd:qlive-") {
+			t.Errorf("still mapped: %s", line)
+		}
+	}
 }
 
 // mapFile maps the first length bytes of file, shared and writable, until the test ends.

@@ -73,7 +73,7 @@ func checkMemfd(t *testing.T, r *Region) {
 }
 
 func TestAllocatedBytesAndHoles(t *testing.T) {
-	lockHost(t) // transparent huge pages would make other numbers
+	setTHP(t, "never") // they would make other numbers
 	for _, c := range []struct {
 		name string
 		size uint64
@@ -108,7 +108,6 @@ func TestAllocatedBytesAndHoles(t *testing.T) {
 
 // A huge page that reaches beyond the end makes the count as large as the block; the hole elsewhere is found still.
 func TestHolesBehindAHugeTail(t *testing.T) {
-	lockHost(t)
 	setTHP(t, "always")
 	r := mustCreate(t, vmstate.MemorySpec{}, Want{Name: "ram", SizeBytes: 3 * mib}).Regions()[0]
 	b := mapFile(t, r.File(), 4*mib) // beyond the end, so that the huge page fits in
@@ -129,26 +128,23 @@ func TestHolesBehindAHugeTail(t *testing.T) {
 	}
 }
 
-// setTHP sets what the host allows shared memory until the test ends. The caller holds the host's lock.
+// setTHP sets what the host allows shared memory until the test ends.
 func setTHP(t *testing.T, mode string) {
 	t.Helper()
-	const path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(shmemEnabled)
 	if err != nil {
 		t.Fatalf("this kernel has no transparent huge pages for shared memory: %v", err)
 	}
-	_, was, _ := strings.Cut(string(text), "[")
-	was, _, _ = strings.Cut(was, "]")
-	t.Cleanup(func() { writeFile(t, path, was) })
-	writeFile(t, path, mode)
+	t.Cleanup(func() { writeFile(t, shmemEnabled, chosen(string(text))) })
+	writeFile(t, shmemEnabled, mode)
 }
 
 func TestPopulateGetsTransparentHugePagesWhereAllowed(t *testing.T) {
-	lockHost(t)
 	for mode, huge := range map[string]bool{"never": false, "advise": true} {
 		t.Run(mode, func(t *testing.T) {
 			setTHP(t, mode)
 			set := mustCreate(t, vmstate.MemorySpec{}, Want{Name: "ram", SizeBytes: 8 * mib, Populate: true})
+			noMapping(t)
 			r := set.Regions()[0]
 			if got, err := r.AllocatedBytes(); err != nil || got != 8*mib {
 				t.Errorf("%d bytes allocated (%v), want all %d", got, err, 8*mib)
@@ -193,6 +189,7 @@ func TestHugetlb(t *testing.T) {
 	noLeak(t)
 	hugePool(t, 2*mib, 8)
 	set := mustCreate(t, vmstate.MemorySpec{Backing: vmstate.Hugetlb, PageBytes: 2 * mib}, Want{Name: "a", SizeBytes: 8 * mib}, Want{Name: "b", SizeBytes: 4 * mib})
+	noMapping(t)
 	checkPromised(t, set.Regions()[0])
 	for _, r := range set.Regions() {
 		checkMemfd(t, r)

@@ -185,6 +185,7 @@ func TestCorruptionIsNamed(t *testing.T) {
 		return fmt.Sprintf("line %d at offset %d", n, len(bytes.Join(lines[:n-1], nil)))
 	}
 	foreign := func(data string) []byte { return appendLine(nil, 0, time.Now(), []byte(data)) }
+	tricky := appendLine(nil, 1, time.Now(), []byte(`{"a":1,"crc32c":"00000000"}`))
 	for _, c := range []struct {
 		name  string
 		lines [][]byte
@@ -199,6 +200,7 @@ func TestCorruptionIsNamed(t *testing.T) {
 		{"half a line in the middle", [][]byte{lines[0], lines[1][:20], lines[2], lines[3]}, vmstate.Host, []string{at(2), "checksum"}},
 		{"a newline lost in the middle", [][]byte{lines[0], bytes.TrimSpace(lines[1]), lines[2], lines[3]}, vmstate.Host, []string{at(2)}},
 		{"a newline lost before half a line", [][]byte{lines[0], bytes.TrimSpace(lines[1]), lines[2][:9]}, vmstate.Host, []string{at(2), "newline"}},
+		{"a newline lost behind a record that looks like two", [][]byte{lines[0], bytes.TrimSpace(tricky), lines[2][:9]}, vmstate.Host, []string{at(2), "newline"}},
 		{"something else altogether", [][]byte{[]byte("hello\n")}, vmstate.Host, []string{"line 1 at offset 0"}},
 		{"another format", [][]byte{foreign(`{"format":"other","level":1}`)}, vmstate.Host, []string{"qlive-journal"}},
 		{"no JSON", [][]byte{foreign(`{"format`)}, vmstate.Host, []string{"no record"}},

@@ -29,7 +29,7 @@ const (
 // FS is a mounted tree.
 type FS struct {
 	dir    string
-	dev    string // major:minor, as the mount table writes it
+	dev    uint64 // of its files
 	source Source
 	opts   Options
 	uid    uint32
@@ -129,7 +129,7 @@ func (t *FS) begin() error {
 	if err := unix.Stat(t.dir, &st); err != nil {
 		return err
 	}
-	t.dev = fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	t.dev = st.Dev
 	return nil
 }
 
@@ -162,6 +162,11 @@ func (t *FS) unmount(ctx context.Context) bool {
 	retry := time.NewTicker(10 * time.Millisecond)
 	defer retry.Stop()
 	for {
+		select {
+		case <-t.served: // by somebody else's hand: what is mounted now is not ours
+			return true
+		default:
+		}
 		if t.isMounted() && unix.Unmount(t.dir, unix.UMOUNT_NOFOLLOW) == nil {
 			return true
 		}
@@ -183,14 +188,37 @@ func (t *FS) abort() {
 		return
 	}
 	// Somebody has detached it already: only the control file system still knows the connection.
-	var major, minor uint32
-	if _, err := fmt.Sscanf(t.dev, "%d:%d", &major, &minor); err == nil {
-		_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", minor), []byte("1"), 0)
+	if err := abortConnection(unix.Minor(t.dev)); err != nil {
+		t.opts.Logger.Warn().Err(err).Msg("cannot cut off the readers of a detached tree")
 	}
+}
+
+// abortConnection does what writing to /sys/fs/fuse/connections/N/abort does, without needing that mounted.
+func abortConnection(n uint32) error {
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	dir, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	file, err := unix.Openat(dir, fmt.Sprintf("%d/abort", n), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(file)
+	_, err = unix.Write(file, []byte("1"))
+	return err
 }
 
 // isMounted tells whether what is mounted on the tree's folder is this tree.
 func (t *FS) isMounted() bool {
 	m, found, err := mountedOn(t.dir)
-	return err == nil && found && (m.dev == t.dev || t.dev == "")
+	return err == nil && found && m.fsType == fsType && (m.dev == t.dev || t.dev == 0)
 }

@@ -148,7 +148,7 @@ func mountFUSE(dir string, allowOther bool) (int, error) {
 
 // mountEntry is a line of the mount table.
 type mountEntry struct {
-	dev    string // major:minor
+	dev    uint64 // of its files
 	dir    string
 	fsType string
 }
@@ -177,7 +177,11 @@ func parseMountinfo(table []byte) []mountEntry {
 		if !ok || len(fields) < 6 {
 			continue
 		}
-		all = append(all, mountEntry{dev: fields[2], dir: unescape(fields[4]), fsType: unescape(kind[0])})
+		var major, minor uint32
+		if _, err := fmt.Sscanf(fields[2], "%d:%d", &major, &minor); err != nil {
+			continue
+		}
+		all = append(all, mountEntry{dev: unix.Mkdev(major, minor), dir: unescape(fields[4]), fsType: unescape(kind[0])})
 	}
 	return all
 }

@@ -3,7 +3,6 @@ package fsview
 import (
 	"context"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -172,7 +171,7 @@ func (n *node) Rename(context.Context, string, fs.InodeEmbedder, string, uint32)
 
 // moment is the tree as it is now.
 func (t *FS) moment() moment {
-	return moment{t.source.Snapshot(), time.Now(), &t.refusals}
+	return moment{t.source.Snapshot(), t.opts.clock(), &t.refusals}
 }
 
 // attr describes what stands somewhere in the tree. Times are the snapshot's, sizes are 0 for what is rendered

@@ -42,6 +42,8 @@ type Options struct {
 	// the context of Source.Control is cancelled. A signal does not end the wait, since a writer that is
 	// told EINTR would write again. 0 takes the default, 10 seconds.
 	ControlTimeout time.Duration
+
+	clock func() time.Time // for tests; nil is the host's
 }
 
 const (
@@ -55,6 +57,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ControlTimeout <= 0 {
 		o.ControlTimeout = defaultControlTimeout
+	}
+	if o.clock == nil {
+		o.clock = time.Now
 	}
 	return o
 }

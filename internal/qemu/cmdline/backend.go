@@ -89,7 +89,7 @@ func (r *rewriter) hugePages(p *props, kind string, g *Region) []string {
 	return nil
 }
 
-// blockName keeps the name that the block has in machine types up to 4.0.
+// blockName keeps the name that the block has in machine types up to 3.1.
 func (r *rewriter) blockName(p *props, kind string, g *Region) []string {
 	const key = "x-use-canonical-path-for-ramblock-id"
 	named, said := p.get(key)

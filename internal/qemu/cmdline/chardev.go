@@ -3,13 +3,14 @@ package cmdline
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 const (
 	whyTerminal = "a terminal belongs to one process alone: qlive keeps the text and lets one attach to it"
 	whyNoWait   = "QEMU would wait here for somebody to connect, and the guest with it"
-	whyAppend   = "a second QEMU would begin the file anew"
+	whyAppend   = "a second QEMU would empty the file, so each of them appends"
 	whyControl  = "a terminal belongs to one process alone, and the monitor is qlive's: qlive qmp speaks to it"
 	whyDialOut  = "a second QEMU would connect there too, and its end would be taken for the VM's: qlive has the monitor"
 )
@@ -19,29 +20,28 @@ func harmless() []string {
 	return []string{"null", "vc", "ringbuf", "memory", "msmouse", "wctablet", "testdev", "spicevmc", "spiceport", "qemu-vdagent", "console", "mux", "hub"}
 }
 
-// console takes the place of the user's terminal: it notes another console with the id and gives the id back.
-// The first is the VM's console; a further one has a number unless its id says what it is.
-func (r *rewriter) console(id string) string {
-	r.cons++
-	file := "console"
-	if r.cons > 1 {
-		file = fmt.Sprintf("console%d", r.cons)
-		if id == "qlive-console" {
-			id = fmt.Sprintf("qlive-console%d", r.cons)
-		}
+// console takes the place of the user's terminal: it notes a console for the character device id, which may be empty. The
+// first of a name has that name, a further one a number behind it; those named console stand first.
+func (r *rewriter) console(id, name string) Console {
+	file := name
+	if r.ports[name]++; r.ports[name] > 1 {
+		file = fmt.Sprintf("%s%d", name, r.ports[name])
 	}
-	r.line.Consoles = append(r.line.Consoles, Console{ID: id, Socket: r.in(file + ".sock"), Log: r.in(file + ".log")})
-	return id
+	if id == "" {
+		id = "qlive-" + file
+	}
+	c := Console{ID: id, Socket: r.in(file + ".sock"), Log: r.in(file + ".log")}
+	if name == "console" {
+		r.line.Consoles = slices.Insert(r.line.Consoles, r.ports[name]-1, c)
+	} else {
+		r.line.Consoles = append(r.line.Consoles, c)
+	}
+	return c
 }
 
-// consoleChardev is the value of -chardev for the console id; rest are further properties.
-func (r *rewriter) consoleChardev(id, rest string) string {
-	for _, c := range r.line.Consoles {
-		if c.ID == id {
-			return "socket,id=" + escape(id) + ",path=" + escape(c.Socket) + ",server=on,wait=off,logfile=" + escape(c.Log) + ",logappend=off" + rest
-		}
-	}
-	return ""
+// chardev is the value of -chardev for the console.
+func (c Console) chardev() string {
+	return "socket,id=" + escape(c.ID) + ",path=" + escape(c.Socket) + ",server=on,wait=off,logfile=" + escape(c.Log) + ",logappend=off"
 }
 
 // isClient tells whether a socket backend dials out.
@@ -69,7 +69,7 @@ func (r *rewriter) chardev(o option) (edit, error) {
 			return r.keepLog(p, nil)
 		}
 		p.set("append", "on")
-		return r.keepLog(p, []string{whyAppend})
+		return r.keepLog(p, []string{"append=on: " + whyAppend})
 	case kind == "socket" && r.s.deadMonitors[id]:
 		r.warn("%s is dropped: it is a monitor that dials out", o.words())
 		return drop(whyDialOut)
@@ -83,7 +83,7 @@ func (r *rewriter) chardev(o option) (edit, error) {
 func (r *rewriter) keepLog(p *props, why []string) (edit, error) {
 	if p.has("logfile") && !p.on("logappend") {
 		p.set("logappend", "on")
-		why = append(why, "its log is kept: "+whyAppend)
+		why = append(why, "logappend=on: "+whyAppend)
 	}
 	if len(why) == 0 {
 		return keep()
@@ -96,15 +96,14 @@ func (r *rewriter) terminal(p *props, id string) (edit, error) {
 	if r.s.monitorOnly[id] {
 		return change("null,id="+escape(id), whyControl)
 	}
-	r.console(id)
-	rest := ""
+	value := r.console(id, "console").chardev()
 	if p.on("mux") {
-		rest = ",mux=on"
+		value += ",mux=on"
 	}
 	if p.has("logfile") {
 		r.warn("the log of the character device %s is qlive's: %s is not written", id, p.str("logfile"))
 	}
-	return change(r.consoleChardev(id, rest), whyTerminal)
+	return change(value, whyTerminal)
 }
 
 // socket moves a listening unix socket into the generation's folder and refuses every other socket.
@@ -156,17 +155,27 @@ func (r *rewriter) mon(o option) (edit, error) {
 func (r *rewriter) serial(o option) (edit, error) {
 	dev, mon := strings.CutPrefix(o.value, "mon:")
 	kind, rest, _ := strings.Cut(dev, ":")
-	switch {
-	case kind == "stdio" || kind == "pty":
-		id := r.console("qlive-console")
-		r.add(whyTerminal, "-chardev", r.consoleChardev(id, ""))
+	// -debugcon finds its character device by this id alone, even where it is given another.
+	id, name := "", "console"
+	switch o.name {
+	case "debugcon":
+		id, name = "debugcon", "debugcon"
+	case "parallel":
+		name = "parallel"
+	}
+	switch kind {
+	case "stdio", "pty":
+		c := r.console(id, name)
+		r.add(whyTerminal, "-chardev", c.chardev())
 		why := whyTerminal
 		if mon {
 			why += "; the monitor is qlive's, qlive qmp speaks to it"
 		}
-		return change("chardev:"+id, why)
-	case kind == "file":
-		id := fmt.Sprintf("qlive-file%d", o.at)
+		return change("chardev:"+c.ID, why)
+	case "file":
+		if id == "" {
+			id = "qlive-file" + strconv.Itoa(o.at)
+		}
 		r.add(whyAppend, "-chardev", "file,id="+id+",path="+escape(rest)+",append=on")
 		return change("chardev:"+id, whyAppend)
 	}

@@ -17,6 +17,9 @@ func (r *rewriter) object(o option) (edit, error) {
 	if strings.HasPrefix(kind, "memory-backend-") {
 		return r.backend(o, p)
 	}
+	if strings.HasPrefix(kind, "monitor-") && r.s.deadMonitors[p.str("chardev")] {
+		return drop(whyDialOut)
+	}
 	for _, row := range []struct{ prefix, why, remedy string }{
 		{"sev", "the RAM of a confidential guest belongs to one process alone", "leave it out"},
 		{"tdx-guest", "the RAM of a confidential guest belongs to one process alone", "leave it out"},

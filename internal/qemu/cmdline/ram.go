@@ -156,9 +156,9 @@ func (r *rewriter) completeMachine() {
 	}
 }
 
-var machineVersion = regexp.MustCompile(`-(\d+)\.(\d+)(?:[.+].*)?$`)
+var machineVersion = regexp.MustCompile(`-(\d+)\.\d+(?:[.+].*)?$`)
 
-// canonicalNames tells whether the machine type is one of those, up to 4.0, where the blocks of memory-backend-file and
+// canonicalNames tells whether the machine type is one of those, up to 3.1, where the blocks of memory-backend-file and
 // -memfd are named /objects/ID.
 func (r *rewriter) canonicalNames() bool {
 	m := machineVersion.FindStringSubmatch(r.facts.Machine.Name)
@@ -166,8 +166,7 @@ func (r *rewriter) canonicalNames() bool {
 		return false
 	}
 	major, err := strconv.Atoi(m[1])
-	minor, err2 := strconv.Atoi(m[2])
-	return err == nil && err2 == nil && (major < 4 || major == 4 && minor == 0)
+	return err == nil && major < 4
 }
 
 // numa refuses nodes whose memory no backend holds.

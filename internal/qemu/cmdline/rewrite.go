@@ -28,7 +28,7 @@ func Rewrite(args []string, facts Facts, place Placement) (*Line, error) {
 	if place.FirstFD == 0 {
 		place.FirstFD = 3
 	}
-	r := &rewriter{facts: facts, place: place, opts: opts, line: &Line{}, taken: map[string]bool{}}
+	r := &rewriter{facts: facts, place: place, opts: opts, line: &Line{}, taken: map[string]bool{}, ports: map[string]int{}}
 	if err := r.checkMachine(); err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ type rewriter struct {
 	line  *Line
 	s     survey
 	taken map[string]bool // public names that have been given away
-	cons  int             // consoles so far
+	ports map[string]int  // consoles so far, by name
 }
 
 // rule writes one option into the line, or says why it cannot be there. A rule that writes nothing keeps the option.
@@ -132,8 +132,8 @@ func (r *rewriter) complete() error {
 		if r.s.nographic {
 			why = "the terminal of -nographic: qlive keeps its text and lets one attach to it"
 		}
-		id := r.console("qlive-console")
-		r.add(why, "-chardev", r.consoleChardev(id, ""), "-serial", "chardev:"+id)
+		c := r.console("", "console")
+		r.add(why, "-chardev", c.chardev(), "-serial", "chardev:"+c.ID)
 	}
 	if !r.s.display {
 		r.add("without a display option QEMU opens a window or listens on a port for VNC, and a second process cannot", "-display", "none")

@@ -109,6 +109,15 @@ func (r *rewriter) surveyChardevs() {
 			if p, err := read(o, "chardev"); err == nil {
 				monitors[p.str("chardev")] = true
 			}
+		case "object":
+			// Since 11.1 a monitor can be an object.
+			if p, err := read(o, "qom-type"); err == nil && p.str("chardev") != "" {
+				if strings.HasPrefix(p.str("qom-type"), "monitor-") {
+					monitors[p.str("chardev")] = true
+				} else {
+					others[p.str("chardev")] = true
+				}
+			}
 		case "chardev", "append":
 		case "monitor", "qmp", "qmp-pretty":
 			if id, ok := strings.CutPrefix(o.value, "chardev:"); ok {

@@ -49,6 +49,8 @@ type Config struct {
 	Spec      vmstate.MigrationSpec // with defaults
 	Way       vmstate.Way           // never auto
 	Source    *Side
+	// Plan finds out what the target is and whether it can take the guest, before anything is started.
+	Plan func(context.Context) (vmstate.QEMUProcess, error)
 	// Start starts the target on the same RAM, stopped and waiting for a stream. What it returns next to an error has
 	// been started and must be killed.
 	Start      func(context.Context) (*Side, error)
@@ -57,7 +59,10 @@ type Config struct {
 	Journal    Recorder
 	Publish    func(vmstate.Migration) // called with a value of its own each time something changed
 	Failpoints Failpoints              // nil for none
-	Log        zerolog.Logger
+	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
+	// the guest.
+	Gate sync.Locker
+	Log  zerolog.Logger
 }
 
 // Handoff is one attempt to hand a guest over. It is made by [New], does its work in [Handoff.Run], once, and may be
@@ -68,6 +73,7 @@ type Handoff struct {
 	target *Side
 	trace  *Trace
 	undos  []step // by the goroutine of Run only
+	gated  bool   // the gate is held
 
 	resume   bool      // the guest ran: it shall run again
 	runState string    // its run state before it was stopped
@@ -75,6 +81,7 @@ type Handoff struct {
 	pause    *pauseClock
 
 	continued chan struct{}
+	done      chan struct{}
 
 	mu        sync.Mutex
 	m         vmstate.Migration
@@ -84,7 +91,7 @@ type Handoff struct {
 
 // New makes a handoff; nothing is started.
 func New(cfg Config) *Handoff {
-	h := &Handoff{cfg: cfg, trace: new(Trace), continued: make(chan struct{}, 1), pause: new(pauseClock)}
+	h := &Handoff{cfg: cfg, trace: new(Trace), continued: make(chan struct{}, 1), done: make(chan struct{}), pause: new(pauseClock)}
 	h.m = cfg.Migration
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
@@ -98,6 +105,18 @@ func (h *Handoff) Migration() vmstate.Migration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.copyLocked()
+}
+
+// Done is closed when Run has returned.
+func (h *Handoff) Done() <-chan struct{} { return h.done }
+
+// Observe puts what one of the two QEMUs was asked, or has said, into the trace.
+func (h *Handoff) Observe(source bool, name string, start, end time.Time, err error) {
+	lane := laneTarget
+	if source {
+		lane = laneSource
+	}
+	h.trace.add(lane, name, start, end, err)
 }
 
 // Trace is where the time went so far, in Chrome's trace format.
@@ -139,9 +158,11 @@ func (h *Handoff) Cancel(why string) error {
 // ctx ends before the guest is stopped, the handoff is undone; afterwards it goes on to its end.
 func (h *Handoff) Run(ctx context.Context) (*Side, error) {
 	work, cancel := h.begin(ctx)
+	defer close(h.done)
 	defer cancel(nil)
 	err := h.forward(work)
 	if err == nil {
+		h.openGate()
 		h.drain(context.WithoutCancel(ctx))
 		return h.target, h.end(vmstate.Completed, nil)
 	}
@@ -165,6 +186,9 @@ func (h *Handoff) begin(ctx context.Context) (context.Context, context.CancelCau
 
 // forward is the handoff as it goes when nothing fails, up to and with committed.
 func (h *Handoff) forward(ctx context.Context) error {
+	if err := h.step(ctx, step{name: "plan", do: h.plan}); err != nil {
+		return err
+	}
 	if err := h.transition(vmstate.Preparing); err != nil {
 		return err
 	}
@@ -177,6 +201,8 @@ func (h *Handoff) forward(ctx context.Context) error {
 	if err := h.step(ctx, step{name: "hold", do: h.hold}); err != nil {
 		return err
 	}
+	h.cfg.Gate.Lock()
+	h.gated = true
 	if err := h.lastLook(ctx); err != nil {
 		return err
 	}
@@ -192,6 +218,23 @@ func (h *Handoff) forward(ctx context.Context) error {
 		return err
 	}
 	return h.commit(pause)
+}
+
+func (h *Handoff) openGate() {
+	if h.gated {
+		h.gated = false
+		h.cfg.Gate.Unlock()
+	}
+}
+
+// plan asks the daemon what the target is.
+func (h *Handoff) plan(ctx context.Context) error {
+	to, err := h.cfg.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	h.change(func(m *vmstate.Migration) { m.To = to })
+	return nil
 }
 
 func (h *Handoff) hold(ctx context.Context) error {
@@ -214,11 +257,14 @@ func (h *Handoff) hold(ctx context.Context) error {
 // abandon undoes what has been done and says how it ended. The source has the guest afterwards, unless it is lost.
 func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	if h.phase() == vmstate.Committing && !refusedToRun(cause) {
+		h.openGate()
 		return nil, h.end(vmstate.Failed, h.lost(cause))
 	}
 	began := time.Now()
 	h.logf("undoing: %v", cause)
-	if err := h.undo(ctx); err != nil {
+	err := h.undo(ctx)
+	h.openGate()
+	if err != nil {
 		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
 	}
 	h.mu.Lock()

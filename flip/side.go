@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
@@ -14,18 +15,9 @@ import (
 // takes seconds; one in an uninterruptible sleep may take forever, and then a person is needed.
 const deathLimit = 60 * time.Second
 
-// Process is a QEMU as the handoff sees it, identified by pid, start time and pidfd.
-type Process interface {
-	PID() int
-	StartTime() uint64
-	Kill() error           // SIGKILL through the pidfd; no error if it is dead already
-	Done() <-chan struct{} // closed when its death has been seen
-	Words() []string       // the last lines of its stderr
-}
-
 // Side is one of the two QEMUs of a handoff.
 type Side struct {
-	Process Process
+	Process *qemu.Process
 	Monitor *qmp.Client
 	Binary  string
 	Version string // from QMP
@@ -37,7 +29,7 @@ func (s *Side) ID() ProcessID {
 	if s == nil || s.Process == nil {
 		return ProcessID{}
 	}
-	return ProcessID{PID: s.Process.PID(), StartTime: s.Process.StartTime(), Dir: s.Dir}
+	return ProcessID{PID: s.Process.PID(), StartTime: s.Process.ID().Start, Dir: s.Dir}
 }
 
 // Gone is closed once the process has ended.
@@ -54,9 +46,10 @@ func (s *Side) ended() bool {
 
 // died is the problem that a dead target makes, in its own words.
 func (s *Side) died(when string) error {
+	exit, _ := s.Process.Exited()
 	return &vmstate.Error{
-		Kind: vmstate.QEMU, Detail: fmt.Sprintf("cannot hand over: the target QEMU %s ended %s", s.Version, when),
-		Remedy: "see its words above and its log; the guest goes on in the source", Words: s.Process.Words(),
+		Kind: vmstate.QEMU, Detail: fmt.Sprintf("cannot hand over: the target QEMU %s %s %s", s.Version, exit, when),
+		Remedy: "see QEMU's words and its log; the guest goes on in the source", Words: s.Process.Tail(qemu.Words),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
@@ -96,7 +97,7 @@ func (w *migrateWay) reason(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	words := w.h.target.Process.Words()
+	words := w.h.target.Process.Tail(qemu.Words)
 	if m, qerr := w.h.cfg.Source.Monitor.QueryMigrate(ctx); qerr == nil && m.ErrorDesc != "" {
 		words = append(words, m.ErrorDesc)
 	}

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"qlive/flip"
+	"qlive/fsview"
+	"qlive/internal/qemu"
+	"qlive/restapi"
+	"qlive/vmstate"
+)
+
+// Daemon is qlive at work. Set it up with [New], then [Daemon.Open] and [Daemon.Serve]; [Daemon.Close] ends what these began and leaves
+// the guests running.
+type Daemon struct {
+	cfg        Config
+	log        zerolog.Logger
+	failpoints flip.Failpoints
+	hub        *hub
+	registry   *registry
+	prober     *qemu.Prober
+	metrics    *metrics
+	tree       *fsview.FS
+	lock       *os.File
+
+	tasks   sync.WaitGroup  // handoffs and watchers
+	running context.Context // of the handoffs; ends when the daemon is to end
+	stop    context.CancelCauseFunc
+
+	mu       sync.Mutex
+	machines map[string]*machine // nil for a name that is being started
+	handoffs map[string]*flip.Handoff
+	order    []string // ids of handoffs, oldest first
+	closing  bool
+}
+
+// Options are what is not configuration.
+type Options struct {
+	Version    string
+	Log        zerolog.Logger
+	Failpoints flip.Failpoints // nil for none
+}
+
+// New makes a daemon; nothing is opened yet.
+func New(cfg Config, opts Options) *Daemon {
+	h := newHub()
+	d := &Daemon{
+		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h), prober: qemu.NewProber(),
+		failpoints: opts.Failpoints, machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
+	}
+	d.metrics = newMetrics(opts.Version, d.registry)
+	d.running, d.stop = context.WithCancelCause(context.Background())
+	return d
+}
+
+// Open takes the run directory for this daemon alone and mounts the tree.
+func (d *Daemon) Open(ctx context.Context) (err error) {
+	if err := d.cfg.Check(); err != nil {
+		return err
+	}
+	if err := qemu.CheckPatterns(d.cfg.AllowedBinaries); err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Join(d.cfg.RunDir, "vms"), d.cfg.StateDir, filepath.Dir(d.cfg.Socket)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return vmstate.Errorf(vmstate.Host, "cannot make %s: %w", dir, err)
+		}
+	}
+	if d.lock, err = lockDir(d.cfg.RunDir); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			d.lock.Close()
+		}
+	}()
+	if d.cfg.Mount != "none" {
+		if err := d.mount(ctx); err != nil {
+			return err
+		}
+	}
+	d.registry.putHealth(vmstate.Health{Ready: true})
+	return nil
+}
+
+func (d *Daemon) mount(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.Mount, 0o755); err != nil && !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, os.ErrExist) {
+		return vmstate.Errorf(vmstate.Host, "cannot make the mount point: %w", err)
+	}
+	gid := d.group()
+	tree, err := fsview.Mount(ctx, d.cfg.Mount, d, fsview.Options{Logger: d.log, GID: max(gid, 0), AllowOther: true})
+	if err != nil {
+		return err
+	}
+	d.tree = tree
+	return nil
+}
+
+// group is the number of the configured group, -1 if there is none.
+func (d *Daemon) group() int {
+	gid, err := restapi.GroupID(d.cfg.Group)
+	if err != nil {
+		d.log.Warn().Str("group", d.cfg.Group).Msg("group does not exist: root alone may operate VMs")
+		return -1
+	}
+	return gid
+}
+
+// lockDir makes this daemon the only one of its run directory.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot lock the run directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, vmstate.Errorf(vmstate.Conflict, "cannot use %s: another qlive daemon has it", dir).
+			With("stop that daemon, or give this one its own run_dir, socket and mount")
+	}
+	return f, nil
+}
+
+// Serve answers on the socket until ctx ends.
+func (d *Daemon) Serve(ctx context.Context) error {
+	gid := d.group()
+	l, err := restapi.Listen(d.cfg.Socket, gid)
+	if err != nil {
+		return err
+	}
+	handler := restapi.New(d, restapi.Options{Version: d.registry.version, Logger: d.log, Access: restapi.LocalAccess{Group: gid}})
+	d.log.Info().Str("socket", d.cfg.Socket).Str("mount", d.cfg.Mount).Msg("daemon ready")
+	return restapi.Serve(ctx, l, handler)
+}
+
+// Close ends the daemon: handoffs that can still be undone are, the others finish; then the faces go. The guests run on.
+func (d *Daemon) Close(ctx context.Context) error {
+	d.mu.Lock()
+	d.closing = true
+	var machines []*machine
+	for _, m := range d.machines {
+		if m != nil {
+			machines = append(machines, m)
+		}
+	}
+	d.mu.Unlock()
+	d.stop(vmstate.Errorf(vmstate.Cancelled, "cancelled: the daemon is stopping"))
+	for _, m := range machines {
+		m.waitForHandoff()
+	}
+	for _, m := range machines {
+		m.letGo()
+	}
+	d.tasks.Wait()
+	d.hub.close()
+	var errs []error
+	if d.tree != nil {
+		errs = append(errs, d.tree.Close(ctx))
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// keep remembers a handoff for its trace, as long as the registry remembers its migration.
+func (d *Daemon) keep(h *flip.Handoff) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id := h.Migration().ID
+	d.handoffs[id] = h
+	d.order = append(d.order, id)
+	if len(d.order) > keptMigrations {
+		delete(d.handoffs, d.order[0])
+		d.order = d.order[1:]
+	}
+}
+
+// forget takes a VM that has ended off the list.
+func (d *Daemon) forget(m *machine) {
+	d.mu.Lock()
+	delete(d.machines, m.spec.Name)
+	d.mu.Unlock()
+	if err := m.removeFiles(); err != nil {
+		m.log.Warn().Err(err).Msg("files not removed")
+	}
+	d.registry.dropVM(m.spec.Name)
+}

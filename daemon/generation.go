@@ -1,0 +1,178 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/flip"
+	"qlive/flip/memory"
+	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// generation is one QEMU of a VM, and the folder that everything it makes lies in.
+type generation struct {
+	number int
+	dir    string
+	line   *cmdline.Line
+	binary *qemu.Binary
+	info   *qemu.Info
+	side   *flip.Side
+	words  *os.File // transcript of its monitor
+}
+
+// plan is what a generation is started from.
+type plan struct {
+	binary *qemu.Binary
+	info   *qemu.Info
+	line   *cmdline.Line
+	dir    string
+	number int
+}
+
+// planGeneration finds out what the binary is and writes the command line for it; nothing is started.
+func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, number int, incoming bool) (*plan, error) {
+	info, err := m.d.prober.Probe(ctx, binary)
+	if err != nil {
+		return nil, err
+	}
+	if incoming {
+		if _, ok := info.Machine(m.facts.Machine.Name); !ok {
+			return nil, vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over to %s: QEMU %s has no machine type %s",
+				m.spec.Name, binary.Path, info.Version, m.facts.Machine.Name).
+				With("choose a QEMU that still has it; QEMU removes machine types six years after their release")
+		}
+		if !info.Can(qmp.CapIgnoreShared) {
+			return nil, vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over to %s: QEMU %s cannot leave shared memory out of a migration (x-ignore-shared)",
+				m.spec.Name, binary.Path, info.Version).With("choose QEMU 5.0 or later")
+		}
+	}
+	p := &plan{binary: binary, info: info, number: number, dir: m.d.cfg.generationDir(m.spec.Name, number)}
+	p.line, err = cmdline.Rewrite(m.spec.Args, m.facts, cmdline.Placement{Dir: p.dir, Incoming: incoming, Version: info.Version})
+	return p, err
+}
+
+// startGeneration runs a planned QEMU and meets its monitor. What is returned next to an error has been started and must be ended with
+// discard.
+func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, error) {
+	if err := p.binary.Unchanged(); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(p.dir); err != nil { // left by a generation that came to nothing
+		return nil, vmstate.Errorf(vmstate.Host, "cannot clear %s: %w", p.dir, err)
+	}
+	if err := os.MkdirAll(p.dir, 0o700); err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot make the folder of the QEMU: %w", err)
+	}
+	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
+	process, err := qemu.Start(qemu.Command{
+		Binary: p.binary.Path, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),
+	})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(p.dir))
+	}
+	g.side = &flip.Side{Process: process, Binary: p.binary.Path, Version: p.info.Version.String(), Dir: p.dir}
+	if err := g.remember(); err != nil {
+		return g, err
+	}
+	return g, g.meet(ctx, m.observers(p.number)...)
+}
+
+// remember writes down who the process is, for whoever finds the folder later.
+func (g *generation) remember() error {
+	text, err := json.Marshal(g.side.ID())
+	if err == nil {
+		err = os.WriteFile(filepath.Join(g.dir, "process.json"), append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot write down the QEMU's process: %w", err)
+	}
+	return nil
+}
+
+// meet connects to the monitor.
+func (g *generation) meet(ctx context.Context, observers ...qmp.Observer) error {
+	words, err := os.OpenFile(filepath.Join(g.dir, "qmp.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot keep the monitor's transcript: %w", err)
+	}
+	g.words = words
+	ctx, cancel := context.WithTimeoutCause(ctx, monitorLimit,
+		vmstate.Errorf(vmstate.Timeout, "cannot reach the monitor of %s within %s", g.binary.Path, monitorLimit).
+			With("see QEMU's log; does the binary pass QEMU's arguments on?"))
+	defer cancel()
+	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{
+		Exited: g.side.Gone(), Observers: append(observers, qmp.NewTranscript(words)),
+	})
+	switch {
+	case errors.Is(err, qmp.ErrExited):
+		e := g.side.Process.Ended("start " + g.binary.Path)
+		e.Remedy = "see what QEMU says"
+		return e
+	case err != nil && context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return vmstate.Errorf(vmstate.QEMU, "cannot talk to %s: %w", g.binary.Path, err)
+	}
+	g.side.Monitor = monitor
+	v := monitor.Version()
+	g.side.Version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
+	return nil
+}
+
+func (g *generation) log() string { return filepath.Join(g.dir, "qemu.log") }
+
+// console is the file that holds what the guest has written on its console in this QEMU; empty if it has no console.
+func (g *generation) console() string {
+	if len(g.line.Consoles) == 0 {
+		return ""
+	}
+	return g.line.Consoles[0].Log
+}
+
+// hangUp lets go of the QEMU without ending it.
+func (g *generation) hangUp() {
+	if g.side.Monitor != nil {
+		g.side.Monitor.Close()
+	}
+	if g.words != nil {
+		g.words.Close()
+	}
+}
+
+// discard ends a QEMU that never had the guest, and removes its folder.
+func (g *generation) discard() error {
+	err := g.side.Process.Kill()
+	<-g.side.Gone()
+	g.hangUp()
+	return errors.Join(err, g.side.Process.Release(), os.RemoveAll(g.dir))
+}
+
+// wants are the files that the guest's RAM needs.
+func wants(line *cmdline.Line) []memory.Want {
+	list := make([]memory.Want, len(line.Regions))
+	for i, r := range line.Regions {
+		list[i] = memory.Want{Name: r.Block, SizeBytes: r.SizeBytes, PageBytes: r.PageBytes, Populate: r.Prealloc}
+		if r.Huge && r.PageBytes == 0 {
+			list[i].PageBytes = defaultHugePage
+		}
+	}
+	return list
+}
+
+// objects are the ids of the RAM blocks' memory backends.
+func objects(line *cmdline.Line) map[string]string {
+	ids := make(map[string]string, len(line.Regions))
+	for _, r := range line.Regions {
+		ids[r.Block] = r.ID
+	}
+	return ids
+}

@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"qlive/flip"
+	"qlive/internal/journal"
+	"qlive/internal/qemu"
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// recorder writes a handoff's records into the VM's journal.
+type recorder struct{ journal *journal.Journal }
+
+func (r recorder) Record(record flip.Record) error { return r.journal.Append(record) }
+
+// observers follow a generation's monitor for the trace of a handoff.
+func (m *machine) observers(number int) []qmp.Observer {
+	return []qmp.Observer{&spanObserver{m: m, number: number}}
+}
+
+// spanObserver puts each command to a QEMU into the trace of the handoff that is under way.
+type spanObserver struct {
+	m      *machine
+	number int
+}
+
+func (o *spanObserver) Sent(qmp.Query) {}
+
+func (o *spanObserver) Replied(r qmp.Reply) {
+	o.trace(func(h *flip.Handoff, source bool) { h.Observe(source, r.Command, r.Sent, r.Received, r.Err) })
+}
+
+func (o *spanObserver) Event(e qmp.Event) {
+	o.trace(func(h *flip.Handoff, source bool) { h.Observe(source, e.Name, e.Received, e.Received, nil) })
+}
+
+func (o *spanObserver) trace(f func(*flip.Handoff, bool)) {
+	h, source := o.m.tracing.Load(), true
+	if h == nil {
+		return
+	}
+	if h.number <= o.number {
+		source = false
+	}
+	f(h.handoff, source)
+}
+
+// tracing is the handoff under way and the number of the generation that it starts.
+type tracing struct {
+	handoff *flip.Handoff
+	number  int
+}
+
+// migrate accepts a handoff of this VM. It runs on by itself.
+func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Binary) (vmstate.Migration, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handoff != nil {
+		e := vmstate.Errorf(vmstate.Busy, "cannot hand %s over: migration %s is under way", m.spec.Name, m.handoff.Migration().ID).
+			With("wait for it (`qlive migration wait " + m.handoff.Migration().ID + "`) or cancel it")
+		e.VM = m.spec.Name
+		return vmstate.Migration{}, e
+	}
+	source := m.current
+	if source == nil {
+		return vmstate.Migration{}, m.notThere("hand over")
+	}
+	run := &run{m: m, source: source, binary: binary, number: m.number}
+	m.number++
+	way := flip.ChooseWay(spec.Way)
+	run.handoff = flip.New(flip.Config{
+		Migration: vmstate.Migration{
+			ID: id, VM: m.spec.Name, Spec: &spec, Regions: append([]vmstate.Region(nil), m.value.Regions...),
+			From:     vmstate.QEMUProcess{Binary: source.binary.Path, Version: source.side.Version, PID: source.side.Process.PID()},
+			To:       vmstate.QEMUProcess{Binary: binary.Path},
+			Warnings: []string{}, Log: []vmstate.LogLine{},
+		},
+		Spec: spec, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
+		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints,
+		Gate: &m.gate, Log: m.log,
+	})
+	m.handoff = run.handoff
+	m.tracing.Store(&tracing{run.handoff, run.number})
+	m.value.Migration = id
+	for i := range m.value.Regions {
+		m.value.Regions[i] = m.value.Regions[i].Reset(source.side.Process.PID())
+	}
+	accepted := run.handoff.Migration()
+	m.d.keep(run.handoff)
+	m.d.registry.putMigration(accepted)
+	m.publishLocked()
+	m.d.tasks.Go(func() { run.run(m.d.running) })
+	return accepted, nil
+}
+
+// run is one handoff as the daemon sees it.
+type run struct {
+	m       *machine
+	handoff *flip.Handoff
+	source  *generation
+	target  *generation
+	binary  *qemu.Binary
+	planned *plan
+	number  int
+	events  *qmp.Subscription // of the target, from before it runs
+}
+
+func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
+	p, err := r.m.planGeneration(ctx, r.binary, r.number, true)
+	if err != nil {
+		return vmstate.QEMUProcess{}, err
+	}
+	r.planned = p
+	return vmstate.QEMUProcess{Binary: p.binary.Path, Version: p.info.Version.String()}, nil
+}
+
+func (r *run) start(ctx context.Context) (*flip.Side, error) {
+	g, err := r.m.startGeneration(ctx, r.planned)
+	r.target = g
+	if g == nil {
+		return nil, err
+	}
+	if err == nil {
+		r.events = g.side.Monitor.Subscribe()
+	}
+	return g.side, err
+}
+
+// publish shows the handoff, and its regions as those of the VM.
+func (r *run) publish(v vmstate.Migration) {
+	m := r.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.d.registry.putMigration(v)
+	m.value.Regions = v.Regions
+	m.publishLocked()
+}
+
+// run does the handoff and lets the machine go on with the QEMU that has the guest then.
+func (r *run) run(ctx context.Context) {
+	_, err := r.handoff.Run(ctx)
+	m := r.m
+	m.tracing.Store(nil)
+	result := r.handoff.Migration()
+	m.d.metrics.handedOver(result)
+	log := m.log.Info()
+	if err != nil {
+		log = m.log.Warn().Err(err)
+	}
+	log.Str("migration", result.ID).Str("phase", string(result.Phase)).Interface("pause_us", result.PauseUS).Msg("handoff ended")
+	switch result.Phase {
+	case vmstate.Completed:
+		r.succeed()
+	case vmstate.Failed:
+		r.fail(err)
+	default:
+		r.giveUp()
+	}
+}
+
+// succeed makes the target the QEMU that has the guest. The source is dead.
+func (r *run) succeed() {
+	m := r.m
+	m.mu.Lock()
+	m.current, m.handoff = r.target, nil
+	m.completed++
+	m.past = append(m.past, r.source.binary.Path)
+	m.logs = append(m.logs, r.target.log())
+	if c := r.target.console(); c != "" {
+		m.consoles = append(m.consoles, c)
+	}
+	if err := m.names.move(m.spec.Dir, r.target.line.Names); err != nil {
+		m.log.Warn().Err(err).Msg("public names not moved")
+	}
+	m.publishLocked()
+	m.mu.Unlock()
+	r.source.hangUp()
+	if err := r.source.side.Process.Release(); err != nil {
+		m.log.Warn().Err(err).Msg("source not let go of")
+	}
+	m.d.tasks.Go(func() { m.watch(r.target, r.events) })
+	r.look(r.target)
+}
+
+// giveUp goes on with the source. The target, if there was one, is dead; its log is what remains of it.
+func (r *run) giveUp() {
+	m := r.m
+	if r.target != nil {
+		r.dropTarget()
+	}
+	m.mu.Lock()
+	m.handoff = nil
+	source := r.source
+	if exit, over := source.side.Process.Exited(); over {
+		// The guest went of itself while it was being handed over.
+		m.log.Info().Str("exit", exit.String()).Msg("source ended during the handoff")
+		m.stopLocked(source, "")
+		m.mu.Unlock()
+		return
+	}
+	m.publishLocked()
+	m.mu.Unlock()
+	r.look(source)
+}
+
+func (r *run) dropTarget() {
+	if r.events != nil {
+		r.events.Close()
+	}
+	if err := r.target.discard(); err != nil {
+		r.m.log.Warn().Err(err).Msg("target not cleared away")
+	}
+}
+
+// fail leaves everything as it is for a person to look at: nothing runs that did not run before.
+func (r *run) fail(err error) {
+	m := r.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.handoff = nil
+	m.ending = vmstate.ProblemOf(err)
+	m.value.Status = vmstate.Broken
+	m.publishLocked()
+}
+
+func (r *run) look(g *generation) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := r.m.refresh(ctx, g); err != nil && !errors.Is(err, qmp.ErrClosed) {
+		r.m.log.Warn().Err(err).Msg("run state not read")
+	}
+}

@@ -1,0 +1,360 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"qlive/flip"
+	"qlive/flip/memory"
+	"qlive/internal/journal"
+	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+const (
+	monitorLimit    = 20 * time.Second // for a QEMU to answer on its monitor after its start
+	defaultHugePage = 2 << 20          // bytes; of a line that asks for huge pages and does not say which
+)
+
+// machine is one VM.
+type machine struct {
+	d      *Daemon
+	log    zerolog.Logger
+	spec   vmstate.VMSpec // Binary is that of the first generation
+	facts  cmdline.Facts
+	memory *memory.Set
+	// journal is that of the VM's handoffs; it outlives the daemon.
+	journal *journal.Journal
+
+	// gate is held by whoever changes what the guest does: pause, resume, reset, or a handoff that switches.
+	gate sync.Mutex
+
+	typing sync.Mutex // on the console
+
+	mu        sync.Mutex
+	current   *generation // the QEMU that has the guest; nil once it has ended
+	number    int         // of the next generation
+	completed int         // handoffs
+	handoff   *flip.Handoff
+	leaving   bool // it shall go once the guest has powered off
+	ending    *vmstate.Problem
+	names     publicNames
+	past      []string // binaries that had the guest before, oldest first
+	logs      []string // of QEMU, generation by generation
+	consoles  []string
+	value     vmstate.VM
+	settled   chan struct{} // closed once QEMU has ended and the VM is seen as stopped
+	released  chan struct{} // closed when the daemon lets go of a VM that runs on
+
+	tracing atomic.Pointer[tracing] // nil if no handoff is under way
+}
+
+// publish shows the VM as it is now.
+func (m *machine) publishLocked() {
+	v := m.value
+	v.Generation, v.ConsoleLog, v.QEMULog = m.completed, slices.Clone(m.consoles), slices.Clone(m.logs)
+	v.Error = m.ending
+	v.PID = 0
+	if g := m.current; g != nil {
+		v.PID = g.side.Process.PID()
+		v.QEMU = vmstate.QEMUInfo{
+			Binary: g.binary.Path, Version: g.side.Version, Package: g.info.Package, Outdated: g.binary.Unchanged() != nil,
+		}
+		v.Argv = append([]vmstate.Arg{{Value: g.binary.Path}}, g.line.Args...)
+		v.UptimeS = int64(time.Since(v.StartedAt).Seconds())
+	}
+	if m.handoff != nil {
+		if h := m.handoff.Migration(); !h.Phase.Revocable() && !h.Phase.Ended() && h.Phase != vmstate.Draining {
+			v.Status = vmstate.Migrating
+		}
+	}
+	m.value = v
+	m.d.registry.putVM(v)
+}
+
+// setRunState notes QEMU's word for what the guest does.
+func (m *machine) setRunStateLocked(state qmp.RunState) {
+	m.value.RunState = string(state)
+	switch state {
+	case qmp.RunRunning:
+		m.value.Status = vmstate.Running
+	case qmp.RunPaused, qmp.RunPrelaunch, qmp.RunPostMigrate, qmp.RunSuspended:
+		m.value.Status = vmstate.Paused
+	case qmp.RunShutdown:
+		m.value.Status = vmstate.Paused // QEMU is there (-no-shutdown), the guest is not
+	default: // io-error, guest-panicked, internal-error, watchdog: the guest stands, and somebody should look
+		m.value.Status = vmstate.Paused
+	}
+}
+
+// refresh asks QEMU what the guest does, and shows it.
+func (m *machine) refresh(ctx context.Context, g *generation) error {
+	status, err := g.side.Monitor.QueryStatus(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current == g {
+		m.setRunStateLocked(status.Status)
+		m.publishLocked()
+	}
+	return nil
+}
+
+// watch follows what QEMU says of the guest until it has ended. It is the one place where the end of a VM is noticed.
+func (m *machine) watch(g *generation, events *qmp.Subscription) {
+	defer events.Close()
+	var last string
+	for {
+		e, err := events.Next(context.Background()) // ends with the connection
+		if err != nil {
+			break
+		}
+		switch e.Name {
+		case qmp.EventShutdown, qmp.EventGuestPanicked:
+			last = e.Name + " " + string(e.Data)
+			m.log.Info().Str("event", e.Name).RawJSON("data", orNull(e.Data)).Msg("guest ended")
+		}
+		if m.switching() {
+			continue // the handoff tells what becomes of it
+		}
+		if err := m.refresh(context.Background(), g); err != nil && !errors.Is(err, qmp.ErrClosed) {
+			m.log.Warn().Err(err).Msg("run state not read")
+		}
+	}
+	select {
+	case <-g.side.Gone():
+		m.ended(g, last)
+	case <-m.released: // the daemon ends, the guest runs on
+	}
+}
+
+func orNull(b []byte) []byte {
+	if len(b) == 0 {
+		return []byte("null")
+	}
+	return b
+}
+
+// switching tells whether a handoff is at the point where what QEMU says of the guest is only half of the truth.
+func (m *machine) switching() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.handoff != nil && !m.handoff.Migration().Phase.Revocable()
+}
+
+// ended is called once for each generation that had the guest, when its process is seen dead.
+func (m *machine) ended(g *generation, last string) {
+	g.hangUp()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current != g {
+		return // it has been replaced: the handoff has ended it
+	}
+	if m.handoff != nil {
+		return // the handoff finds it dead and says what follows
+	}
+	m.stopLocked(g, last)
+}
+
+// stopLocked notes that the VM has no QEMU any more, and lets go of everything that it held.
+func (m *machine) stopLocked(g *generation, last string) {
+	exit, _ := g.side.Process.Exited()
+	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
+	m.current = nil
+	m.value.Status, m.value.RunState = vmstate.Stopped, "none"
+	if exit.Known && (exit.Code != 0 || exit.Signal != 0) {
+		p := g.side.Process.Ended("go on with " + m.spec.Name)
+		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; remove the VM with `qlive rm "+m.spec.Name+"` and start it again"
+		m.ending = vmstate.ProblemOf(p)
+		m.value.Status = vmstate.Broken
+	} else if last != "" {
+		m.log.Info().Str("why", last).Msg("guest powered off")
+	}
+	m.value.Regions = nil
+	m.names.remove()
+	err := errors.Join(m.memory.Close(), g.side.Process.Release(), m.journal.Close())
+	if err != nil {
+		m.log.Warn().Err(err).Msg("not everything was let go of")
+	}
+	close(m.settled)
+	if m.leaving {
+		m.d.forget(m)
+		return
+	}
+	m.publishLocked()
+}
+
+// launch starts the VM's first QEMU: checked before the guest's first instruction, then let go.
+func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
+	p, err := m.planGeneration(ctx, binary, 0, false)
+	if err != nil {
+		return err
+	}
+	if m.memory, err = memory.Create(m.spec.Memory, m.spec.Name, wants(p.line)); err != nil {
+		return err
+	}
+	defer undo(&err, m.memory.Close)
+	g, err := m.startGeneration(ctx, p)
+	if g != nil {
+		defer undo(&err, g.discard)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.checkFirst(ctx, g); err != nil {
+		return err
+	}
+	if m.names, err = newPublicNames(m.spec.Dir, p.line.Names); err != nil {
+		return err
+	}
+	defer undo(&err, func() error { m.names.remove(); return nil })
+	if m.journal, err = journal.Open(m.d.cfg.vmDir(m.spec.Name) + "/journal"); err != nil {
+		return err
+	}
+	defer undo(&err, m.journal.Close)
+	events := g.side.Monitor.Subscribe()
+	if !p.line.Paused {
+		if err := g.side.Monitor.Cont(ctx); err != nil {
+			events.Close()
+			return vmstate.Errorf(vmstate.QEMU, "cannot let the guest run: %w", err)
+		}
+	}
+	m.begin(g)
+	m.d.tasks.Go(func() { m.watch(g, events) })
+	return m.refresh(ctx, g)
+}
+
+// undo runs f if the function that defers it fails.
+func undo(err *error, f func() error) {
+	if *err != nil {
+		*err = errors.Join(*err, f())
+	}
+}
+
+// checkFirst makes sure, before the guest's first instruction, that it can be handed over at all.
+func (m *machine) checkFirst(ctx context.Context, g *generation) error {
+	migration, err := g.side.Monitor.QueryMigrate(ctx)
+	if err != nil {
+		return err
+	}
+	if len(migration.BlockedReasons) > 0 {
+		return &vmstate.Error{
+			Kind: vmstate.Unsupported, VM: m.spec.Name, Detail: "cannot start " + m.spec.Name + ": QEMU says that this guest could never be handed over",
+			Words: migration.BlockedReasons, Remedy: "leave out the device or the option that QEMU names",
+		}
+	}
+	blocks, err := g.side.Monitor.QueryRAMBlocks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range m.memory.Regions() {
+		i := slices.IndexFunc(blocks, func(b qmp.RAMBlock) bool { return b.Name == r.Name() })
+		if i < 0 || blocks[i].Used != r.SizeBytes() {
+			return vmstate.Errorf(vmstate.Internal, "cannot start %s: QEMU %s has no RAM block %s of %d bytes", m.spec.Name, g.side.Version, r.Name(), r.SizeBytes())
+		}
+	}
+	return nil
+}
+
+// begin makes g the QEMU that has the guest.
+func (m *machine) begin(g *generation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.current, m.number = g, g.number+1
+	m.logs = append(m.logs, g.log())
+	if c := g.console(); c != "" {
+		m.consoles = append(m.consoles, c)
+	}
+	m.value = vmstate.VM{
+		Name: m.spec.Name, Status: vmstate.Starting, StartedAt: time.Now().UTC(), Machine: m.facts.Machine.Name,
+		Warnings: append(slices.Clone(g.line.Warnings), m.memory.Warnings()...),
+	}
+	for _, r := range m.memory.Regions() {
+		v := r.Value().Reset(g.side.Process.PID())
+		m.value.Regions = append(m.value.Regions, v)
+		m.value.RAMBytes += v.SizeBytes
+	}
+	m.publishLocked()
+}
+
+// control does something with the guest that a handoff must not be in the middle of.
+func (m *machine) control(ctx context.Context, what string, do func(context.Context, *qmp.Client) error) (vmstate.VM, error) {
+	if m.switching() {
+		return vmstate.VM{}, m.busy(what)
+	}
+	m.gate.Lock()
+	defer m.gate.Unlock()
+	m.mu.Lock()
+	g := m.current
+	m.mu.Unlock()
+	if g == nil {
+		return vmstate.VM{}, m.notThere(what)
+	}
+	if err := do(ctx, g.side.Monitor); err != nil {
+		return vmstate.VM{}, &vmstate.Error{Kind: vmstate.QEMU, VM: m.spec.Name, Detail: "cannot " + what + " " + m.spec.Name + ": " + err.Error(), Err: err}
+	}
+	if err := m.refresh(ctx, g); err != nil && !errors.Is(err, qmp.ErrClosed) {
+		return vmstate.VM{}, err
+	}
+	return m.now(), nil
+}
+
+func (m *machine) now() vmstate.VM {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.value
+}
+
+func (m *machine) busy(what string) error {
+	e := vmstate.Errorf(vmstate.Busy, "cannot %s %s: it is being handed over", what, m.spec.Name).With("ask again in a moment")
+	e.VM = m.spec.Name
+	return e
+}
+
+func (m *machine) notThere(what string) error {
+	e := vmstate.Errorf(vmstate.Conflict, "cannot %s %s: it has no QEMU", what, m.spec.Name).
+		With("the guest has ended; remove the VM with `qlive rm " + m.spec.Name + "` and start it again")
+	e.VM = m.spec.Name
+	return e
+}
+
+// removeFiles removes the folder of the VM: logs, consoles, journal.
+func (m *machine) removeFiles() error { return os.RemoveAll(m.d.cfg.vmDir(m.spec.Name)) }
+
+// waitForHandoff returns once no handoff is under way.
+func (m *machine) waitForHandoff() {
+	m.mu.Lock()
+	h := m.handoff
+	m.mu.Unlock()
+	if h != nil {
+		<-h.Done()
+	}
+}
+
+// letGo ends the daemon's part in a VM that runs on.
+func (m *machine) letGo() {
+	m.mu.Lock()
+	g := m.current
+	m.mu.Unlock()
+	if g == nil {
+		return
+	}
+	close(m.released)
+	g.hangUp()
+	err := errors.Join(g.side.Process.Release(), m.journal.Close())
+	if err != nil {
+		m.log.Warn().Err(err).Msg("not everything was let go of")
+	}
+	m.log.Warn().Int("pid", g.side.Process.PID()).Msg("guest left running")
+}

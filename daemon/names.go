@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"qlive/internal/qemu/cmdline"
+	"qlive/vmstate"
+)
+
+// publicNames are the paths that the user named for sockets, pidfiles and logs. Each is a symbolic link into the folder of the
+// generation that has the guest: QEMU unlinks the paths it makes as it ends, whoever owns them by then, so the names are qlive's.
+type publicNames struct {
+	links map[string]string // public path to target
+}
+
+// newPublicNames makes the links, all or none. A path that something else stands at is refused.
+func newPublicNames(dir string, names []cmdline.Name) (publicNames, error) {
+	p := publicNames{links: make(map[string]string)}
+	for _, n := range names {
+		public := n.Public
+		if !filepath.IsAbs(public) {
+			public = filepath.Join(dir, public)
+		}
+		if err := p.link(public, n.Path); err != nil {
+			p.remove()
+			return publicNames{}, err
+		}
+	}
+	return p, nil
+}
+
+func (p *publicNames) link(public, target string) error {
+	if info, err := os.Lstat(public); err == nil && p.links[public] == "" {
+		if info.Mode().IsRegular() || info.IsDir() {
+			return vmstate.Errorf(vmstate.Conflict, "cannot put a link at %s: something is there", public).With("move it away")
+		}
+	}
+	next := public + ".qlive-new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return vmstate.Errorf(vmstate.Host, "cannot make room for a link: %w", err)
+	}
+	err := os.Symlink(target, next)
+	if err == nil {
+		err = os.Rename(next, public)
+	}
+	if err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot put a link at %s: %w", public, err).With("the folder must exist and be writable for the daemon")
+	}
+	p.links[public] = target
+	return nil
+}
+
+// move points the links at another generation. It is done after the guest runs there; what fails is said and does no harm to it.
+func (p *publicNames) move(dir string, names []cmdline.Name) error {
+	var errs []error
+	for _, n := range names {
+		public := n.Public
+		if !filepath.IsAbs(public) {
+			public = filepath.Join(dir, public)
+		}
+		if err := p.link(public, n.Path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", public, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove takes the links away, unless somebody has put something else there.
+func (p *publicNames) remove() {
+	for public, target := range p.links {
+		if at, err := os.Readlink(public); err == nil && at == target {
+			_ = os.Remove(public) // a link that leads nowhere is all that is left
+		}
+	}
+	p.links = nil
+}

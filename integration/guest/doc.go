@@ -1,0 +1,13 @@
+// Package guest makes the test guest: a Linux guest whose only program tells the truth about what
+// happens to it, and the means to hear it.
+//
+//   - Build compiles that program (init, with its language in wire and its memory pattern in pattern)
+//     and packs it into an initramfs; Append is the kernel command line that goes with it.
+//   - Console is the host's end of the serial console, across the several QEMUs in which a guest
+//     lives one after another.
+//   - beats judges what came out of it; bootsector is the smallest guest, for KVM that runs no Linux.
+//
+// The sources of the guest program are embedded, so Build needs the go tool but no checkout.
+// It may be imported by tests, by the benchmark and by the demonstration; it imports nothing of the
+// product.
+package guest

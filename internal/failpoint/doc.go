@@ -18,7 +18,7 @@
 //	action = "off" | "error(" text ")" | "delay(" duration ")" | "block" | "panic" | "exit(" code ")" | "stop" | "kill"
 //
 // Terms are used up from left to right, each as often as its count says, the last for ever if it has none; then the point
-// is off. So 2*off->1*error(no space) fails the third time only.
+// is off. So 2*off->1*error(no space) fails the third time only. Nothing can follow a term without a count.
 //
 //   - error makes Hit return an *Error with the text.
 //   - delay waits, in the notation of Go: 1.5s, 20ms.

@@ -104,7 +104,8 @@ func TestBadSpecifications(t *testing.T) {
 		"p=-1*off":              "no count",
 		"p=x*off":               "no count",
 		"p=1*":                  "unknown action",
-		"p=off->":               "unknown action",
+		"p=1*off->":             "unknown action",
+		"p=off->kill":           "can never happen",
 		"p=99999999999999999*x": "unknown action",
 	} {
 		if _, err := failpoint.New(spec); err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), "cannot ") {
@@ -284,7 +285,7 @@ func TestStop(t *testing.T) {
 
 func FuzzNew(f *testing.F) {
 	for _, seed := range []string{
-		"p=off", "p=1*error(x)->delay(1ms);q=2*off->kill", "p=exit(3)->panic->stop->block", "p=error(a;b->c=(d))", "=;->(*)", "p=)(",
+		"p=off", "p=1*error(x)->delay(1ms);q=2*off->kill", "p=1*exit(3)->1*panic->1*stop->block", "p=error(a;b->c=(d))", "=;->(*)", "p=)(",
 	} {
 		f.Add(seed)
 	}

@@ -66,6 +66,9 @@ func parseTerms(text string) ([]term, error) {
 		if err != nil {
 			return nil, err
 		}
+		if n := len(terms); n > 0 && terms[n-1].count == forever {
+			return nil, fmt.Errorf("%q can never happen: the term before it has no count", strings.TrimSpace(one))
+		}
 		terms = append(terms, t)
 	}
 	return terms, nil

@@ -81,7 +81,7 @@ func build(svc Service, opts Options) *api {
 	a.migrationRoutes()
 	a.eventRoutes()
 	a.systemRoutes()
-	a.spec = describe(a.huma.OpenAPI())
+	a.spec = a.describe()
 	a.pageRoutes()
 	return a
 }

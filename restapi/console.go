@@ -31,7 +31,7 @@ type typeInput struct {
 
 func (a *api) consoleRoutes() {
 	text := func(what string) map[string]*huma.Response {
-		return map[string]*huma.Response{"200": {Description: what, Content: map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}}}}
+		return map[string]*huma.Response{"200": {Description: what, Content: textContent("text/plain", "")}}
 	}
 	add(a, RoleRead, huma.Operation{OperationID: "read-console", Method: http.MethodGet, Path: "/vms/{vm}/console", Summary: "Read what the guest wrote on its serial console", Tags: []string{"Console"},
 		Description: "The bytes as they came, over all QEMUs that had the guest.", Responses: text("The console's text")},

@@ -36,15 +36,12 @@ func (in *eventsInput) after() (uint64, error) {
 }
 
 func (a *api) eventRoutes() {
-	schemas := a.huma.OpenAPI().Components.Schemas
-	schemas.Schema(typeOf[vmstate.Event](), true, "")
-	schemas.Schema(typeOf[vmstate.State](), true, "")
+	schemaOf[vmstate.State](a)
 	op := huma.Operation{OperationID: "watch-events", Method: http.MethodGet, Path: "/events", Summary: "Follow what changes", Tags: []string{"Events"},
 		Description: "Server-sent events. Each has an id, an event name (vm, region, migration, health, reset, lost) and as data an Event. " +
 			"Without Last-Event-ID the first is a reset, whose data is the whole State. A client that is too slow gets lost as its last and is closed: come back with its last id. " +
 			"A comment comes when nothing else has for 15 s.",
-		Responses: map[string]*huma.Response{"200": {Description: "The events", Content: map[string]*huma.MediaType{
-			"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString, Description: "data lines hold an Event"}}}}},
+		Responses: map[string]*huma.Response{"200": {Description: "The events: each data line is an Event", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[vmstate.Event](a)}}}},
 	}
 	add(a, RoleRead, op, func(ctx context.Context, in *eventsInput) (*huma.StreamResponse, error) {
 		after, err := in.after()

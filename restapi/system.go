@@ -2,10 +2,7 @@ package restapi
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
-	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -43,7 +40,7 @@ func (a *api) systemRoutes() {
 			return a.healthUnless(func(h vmstate.Health) bool { return !h.Ready }, "cannot serve yet")
 		})
 	add(a, RoleRead, huma.Operation{OperationID: "get-metrics", Method: http.MethodGet, Path: "/metrics", Summary: "Metrics for Prometheus", Tags: tags,
-		Responses: map[string]*huma.Response{"200": {Description: "The metrics", Content: map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}}}}},
+		Responses: map[string]*huma.Response{"200": {Description: "The metrics", Content: textContent("text/plain", "in Prometheus' format")}}},
 		func(context.Context, *struct{}) (*huma.StreamResponse, error) {
 			return &huma.StreamResponse{Body: func(hc huma.Context) {
 				r, w := humachi.Unwrap(hc)
@@ -79,33 +76,4 @@ func commit() string {
 		}
 	}
 	return ""
-}
-
-func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }
-
-// jsonOf is the content of an answer that holds a T.
-func jsonOf[T any](a *api) map[string]*huma.MediaType {
-	return map[string]*huma.MediaType{"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(typeOf[T](), true, "")}}
-}
-
-// problemContent is the content of an answer that is a problem.
-func problemContent(a *api) map[string]*huma.MediaType {
-	return map[string]*huma.MediaType{problemType: {Schema: a.huma.OpenAPI().Components.Schemas.Schema(typeOf[Refusal](), true, "")}}
-}
-
-// describe finishes the document and writes it.
-func describe(doc *huma.OpenAPI) []byte {
-	for name, schema := range doc.Components.Schemas.Map() {
-		for _, property := range schema.Properties {
-			property.Nullable = property.Nullable && property.Type != huma.TypeArray // we send [] for nothing
-		}
-		if request := strings.HasSuffix(name, "Spec"); !request {
-			schema.AdditionalProperties = nil // answers may grow
-		}
-	}
-	text, err := json.MarshalIndent(doc, "", "  ")
-	if err != nil {
-		panic(fmt.Sprintf("restapi: the OpenAPI document must marshal: %v", err))
-	}
-	return append(text, '\n')
 }

@@ -72,13 +72,19 @@ func (m *mirror) close() {
 	m.tables.Close()
 }
 
-func (m *mirror) add(b qmp.RAMBlock) error {
-	if !b.Host || b.Used%targetPage != 0 {
-		return fmt.Errorf("cannot send RAM block %s: QEMU gives it address %#x and %d bytes", b.Name, b.HVA, b.Used)
+// cover lets the mirror hold these blocks.
+func (m *mirror) cover(blocks []qmp.RAMBlock) error {
+	if err := locate(m.memory, m.maps, blocks); err != nil {
+		return err
 	}
-	m.blocks = append(m.blocks, &unshared{
-		name: b.Name, addr: b.HVA, used: b.Used, anon: !m.swaps && m.anonymous(b.HVA, b.HVA+b.Used), sent: make(map[uint64]*sentPage),
-	})
+	for _, b := range blocks {
+		if b.Used%targetPage != 0 {
+			return fmt.Errorf("cannot send RAM block %s: its %d bytes are no whole pages", b.Name, b.Used)
+		}
+		m.blocks = append(m.blocks, &unshared{
+			name: b.Name, addr: b.HVA, used: b.Used, anon: !m.swaps && m.anonymous(b.HVA, b.HVA+b.Used), sent: make(map[uint64]*sentPage),
+		})
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,21 +99,20 @@ func (w *deviceWay) blocks(ctx context.Context) ([]stream.Block, error) {
 	if w.ahead, err = newMirror(h.cfg.Source.Process.PID()); err != nil {
 		return nil, err
 	}
-	if err := locate(w.ahead.memory, w.ahead.maps, list); err != nil {
+	private := slices.DeleteFunc(slices.Clone(list), func(b qmp.RAMBlock) bool { return h.regionOf(b.Name) != nil })
+	if err := w.ahead.cover(private); err != nil {
 		return nil, err
 	}
 	var table []stream.Block
 	for _, b := range list {
 		entry := stream.Block{Name: b.Name, Used: b.Used}
-		if r := h.regionOf(b.Name); r != nil {
+		if h.regionOf(b.Name) != nil {
 			entry.Shared = true
 			object := h.cfg.Objects[b.Name]
 			// The address inside the region's container: QEMU compares it for blocks that it ignores.
 			if err := h.cfg.Source.Monitor.QOMGet(ctx, "/objects/"+object+"/"+object+"[0]", "addr", &entry.Addr); err != nil {
 				return nil, err
 			}
-		} else if err := w.ahead.add(b); err != nil {
-			return nil, err
 		}
 		table = append(table, entry)
 	}

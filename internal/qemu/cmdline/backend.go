@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -19,14 +20,11 @@ func (r *rewriter) backend(o option, p *props) (edit, error) {
 		return edit{}, invalid(o, "its size is missing or "+errSize.Error(), "write size=, such as size=4G")
 	}
 	g := Region{ID: p.str("id"), SizeBytes: size, Prealloc: r.s.prealloc || p.on("prealloc")}
-	g.Block = g.ID
+	g.Block = r.blockName(p, kind, g.ID)
 	why := []string{whyRAM}
 	why = append(why, r.hugePages(p, kind, &g)...)
-	if r.canonicalNames() {
-		why = append(why, r.blockName(p, kind, &g)...)
-	}
 	if g.PageBytes > 0 && size%g.PageBytes != 0 {
-		return edit{}, invalid(o, "its size is no multiple of the huge page", "choose a size that is")
+		return edit{}, invalid(o, fmt.Sprintf("its size is no multiple of the huge pages of %d bytes", g.PageBytes), "choose a size that is")
 	}
 	if share, ok := p.get("share"); ok && !isOn(share) {
 		why = append(why, "share=on: RAM that is private to one QEMU would have to be copied")
@@ -89,20 +87,20 @@ func (r *rewriter) hugePages(p *props, kind string, g *Region) []string {
 	return nil
 }
 
-// blockName keeps the name that the block has in machine types up to 3.1.
-func (r *rewriter) blockName(p *props, kind string, g *Region) []string {
+// blockName is the name that QEMU gives the backend's block; in machine types up to 3.1 it depends on the kind of the
+// backend, which must not show.
+func (r *rewriter) blockName(p *props, kind, id string) string {
 	const key = "x-use-canonical-path-for-ramblock-id"
-	named, said := p.get(key)
-	canonical := kind == "file" || kind == "memfd"
-	if said {
+	canonical := r.canonicalNames() && (kind == "file" || kind == "memfd")
+	if named, said := p.get(key); said {
 		canonical = isOn(named)
-	} else if !canonical {
+	} else if r.canonicalNames() && !canonical {
 		p.set(key, "off")
 	}
 	if canonical {
-		g.Block = "/objects/" + g.ID
+		return "/objects/" + id
 	}
-	return nil
+	return id
 }
 
 // trim takes away what must not happen to memory that a running guest has, or that qlive does itself.

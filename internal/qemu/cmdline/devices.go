@@ -25,7 +25,7 @@ func (r *rewriter) object(o option) (edit, error) {
 		{"tdx-guest", "the RAM of a confidential guest belongs to one process alone", "leave it out"},
 		{"input-linux", "the input device belongs to one process alone", "use -device usb-tablet and a display by VNC"},
 		{"input-barrier", "a second process would connect there too", "leave it out"},
-		{"filter-dump", "a second QEMU would begin the file anew", "capture on the host instead"},
+		{"filter-dump", "a second QEMU would empty the file", "capture on the host instead"},
 		{"filter-mirror", "network filters cannot be handed over yet", "leave it out"},
 		{"filter-redirector", "network filters cannot be handed over yet", "leave it out"},
 		{"colo-compare", "network filters cannot be handed over yet", "leave it out"},
@@ -62,8 +62,12 @@ func (r *rewriter) device(o option) (edit, error) {
 		p.set("guid", r.facts.GUID)
 		return change(p.String(), "a new GUID with each QEMU would tell the guest that it was copied: this one is kept for its life")
 	case strings.HasPrefix(driver, "virtio-mem") && !r.place.Version.AtLeast(8, 1):
-		return edit{}, refuse(o, "QEMU "+r.place.Version.String()+" discards the memory of virtio-mem as it starts, the running guest's too",
-			"use QEMU 8.1 or later, or pc-dimm")
+		if r.place.Incoming {
+			return edit{}, vmstate.Errorf(vmstate.Incompatible,
+				"cannot use %s: QEMU %s discards the memory of virtio-mem as it starts, the running guest's too", o.words(), r.place.Version).
+				With("choose QEMU 8.1 or later")
+		}
+		r.warn("%s: the guest can be handed over to QEMU 8.1 or later alone", o.words())
 	case driver == "loader" && p.has("data"):
 		return edit{}, refuse(o, "it writes into RAM whenever a QEMU starts, the running guest's too", "put the data into a file and write file=")
 	}
@@ -81,7 +85,7 @@ func deviceRefusals() [][3]string {
 	const vhost = "vhost backends cannot be handed over yet"
 	return [][3]string{
 		{"vfio-", host, "use virtio devices"},
-		{"usb-host", host, "detach it; attach it again after a handoff by qlive qmp"},
+		{"usb-host", host, "leave it out; share what is on it by the guest's network or as a disk"},
 		{"u2f-passthru", host, "leave it out"},
 		{"virtio-input-host", host, "use virtio-tablet and virtio-keyboard"},
 		{"vhost-user-", vhost, "use the virtio device that QEMU itself serves"},
@@ -103,7 +107,13 @@ func (r *rewriter) netdev(o option) (edit, error) {
 	if err != nil {
 		return edit{}, err
 	}
-	switch kind := p.str("type"); kind {
+	kind := p.str("type")
+	if kind == "" && o.name == "nic" {
+		kind = "user" // as QEMU has it
+	}
+	switch kind {
+	case "":
+		return edit{}, invalid(o, "it names no type", "begin it with a type, such as user")
 	case "none", "nic", "hubport":
 		return keep()
 	case "user":
@@ -157,7 +167,7 @@ func (r *rewriter) blockdev(o option) (edit, error) {
 // display keeps what needs no window.
 func (r *rewriter) display(o option) (edit, error) {
 	if rest, ok := strings.CutPrefix(o.value, "vnc="); ok {
-		e, err := r.vnc(option{name: o.name, at: o.at, token: o.token, value: rest, hasVal: true, known: true})
+		e, err := r.listenVNC(o, rest)
 		e.value = "vnc=" + e.value
 		return e, err
 	}
@@ -174,10 +184,13 @@ func (r *rewriter) display(o option) (edit, error) {
 }
 
 // vnc moves a unix socket into the generation's folder and refuses ports.
-func (r *rewriter) vnc(o option) (edit, error) {
-	p, err := read(o, "vnc")
+func (r *rewriter) vnc(o option) (edit, error) { return r.listenVNC(o, o.value) }
+
+// listenVNC rewrites value, which stands somewhere in option o.
+func (r *rewriter) listenVNC(o option, value string) (edit, error) {
+	p, err := parseProps(value, "vnc")
 	if err != nil {
-		return edit{}, err
+		return edit{}, invalid(o, err.Error(), "use -vnc unix:PATH")
 	}
 	where := p.str("vnc")
 	if p.has("websocket") {
@@ -229,7 +242,7 @@ func (r *rewriter) audio(o option) (edit, error) {
 	switch driver := p.str("driver"); driver {
 	case "none", "spice":
 	case "wav":
-		return edit{}, refuse(o, "a second QEMU would begin the file anew", "use -audiodev none or spice")
+		return edit{}, refuse(o, "a second QEMU would empty the file", "use -audiodev none or spice")
 	default:
 		r.warn("%s: the sound of the host is opened by both QEMUs during a handoff", o.words())
 	}

@@ -104,22 +104,22 @@ func golden(t *testing.T, path, got string) {
 func TestAccepted(t *testing.T) {
 	for name, args := range cases(t, "accepted") {
 		t.Run(name, func(t *testing.T) {
-			var b strings.Builder
+			var text [2]string
 			for i, place := range []cmdline.Placement{first(), second()} {
 				line, err := cmdline.Rewrite(args, facts(t, args), place)
 				if err != nil {
 					t.Fatal(err)
 				}
-				fmt.Fprintf(&b, "generation %d\n", i)
-				render(&b, line)
+				text[i] = strings.ReplaceAll(render(line), place.Dir, "{dir}")
 			}
-			golden(t, "testdata/accepted/"+name+".golden", b.String())
+			golden(t, "testdata/accepted/"+name+".golden", text[0]+"\nthe next generation has besides:\n"+besides(text[0], text[1]))
 		})
 	}
 }
 
 // render writes a line so that a person can read it: kept arguments as they are, with + added, ~ changed, - dropped.
-func render(b *strings.Builder, l *cmdline.Line) {
+func render(l *cmdline.Line) string {
+	b := &strings.Builder{}
 	for _, a := range l.Args {
 		switch {
 		case a.Dropped:
@@ -147,7 +147,23 @@ func render(b *strings.Builder, l *cmdline.Line) {
 	for _, w := range l.Warnings {
 		fmt.Fprintf(b, "warning %s\n", w)
 	}
-	fmt.Fprintf(b, "monitor %s\npaused %v\n\n", l.Monitor, l.Paused)
+	fmt.Fprintf(b, "monitor %s\npaused %v\n", l.Monitor, l.Paused)
+	return b.String()
+}
+
+// besides are the lines of b that a does not have.
+func besides(a, b string) string {
+	has := map[string]bool{}
+	for line := range strings.Lines(a) {
+		has[line] = true
+	}
+	var rest strings.Builder
+	for line := range strings.Lines(b) {
+		if !has[line] {
+			rest.WriteString(line)
+		}
+	}
+	return rest.String()
 }
 
 func problem(err error) string {

@@ -53,7 +53,7 @@ func parse(args []string) ([]option, error) {
 		if o.hasVal {
 			i++
 			if i == len(args) {
-				return nil, invalid(o, "it needs a value", "write the value as the next argument")
+				return nil, invalid(option{token: tok}, "it needs a value", "write the value as the next argument")
 			}
 			o.value = args[i]
 		}

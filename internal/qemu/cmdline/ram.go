@@ -14,8 +14,8 @@ const defaultRAM = 128 << 20
 
 // What the reasons of memory changes say.
 const (
-	whyRAM  = "guest RAM is a file that qlive holds and every generation of the QEMU maps"
-	whyPin  = "the machine type of the first start, which every other QEMU must give the guest too"
+	whyRAM  = "guest RAM lies in a file that qlive holds and each QEMU of this guest maps"
+	whyPin  = "the machine type of the guest's first start: another QEMU means another one by this name"
 	whyFill = "qlive allocates the RAM itself before QEMU starts"
 )
 
@@ -96,6 +96,9 @@ func (r *rewriter) machine(o option) (edit, error) {
 			return edit{}, refuse(o, "QEMU ends after it", "leave dumpdtb out")
 		}
 	}
+	if id := p.str("memory-backend"); id != "" && !r.s.ramObjects[id] {
+		return edit{}, invalid(o, "there is no memory backend "+id, "add -object memory-backend-ram,id="+id+",size=…, or leave memory-backend out")
+	}
 	var why []string
 	if r.s.typeMachine >= 0 && o.at == r.opts[r.s.typeMachine].at && p.str("type") != r.facts.Machine.Name {
 		p.set("type", r.facts.Machine.Name)
@@ -129,13 +132,22 @@ func (r *rewriter) checkMachine() error {
 }
 
 // plainRegion asks for the RAM that -m makes: always the first region.
-func (r *rewriter) plainRegion() {
+func (r *rewriter) plainRegion() error {
 	if !r.plainRAM() {
-		return
+		return nil
 	}
 	info := r.facts.Paths[r.s.memPath]
+	if info.Exists && !info.Dir {
+		return refuse(option{token: "-mem-path", value: r.s.memPath, hasVal: true}, "what the file holds would have to become guest RAM",
+			"leave it out, name a folder, or remove the file if it is left over")
+	}
+	if info.PageBytes > 0 && r.s.memory%info.PageBytes != 0 {
+		return invalid(option{token: "-m", value: strconv.FormatUint(r.s.memory, 10) + "b", hasVal: true},
+			fmt.Sprintf("it is no multiple of the huge pages of %d bytes", info.PageBytes), "choose a size that is")
+	}
 	id := r.facts.Machine.RAMID
 	r.region(Region{ID: id, Block: id, SizeBytes: r.s.memory, PageBytes: info.PageBytes, Huge: info.PageBytes > 0, Prealloc: r.s.prealloc})
+	return nil
 }
 
 // completeMachine appends the RAM that -m makes, and the machine option if there is none.
@@ -182,6 +194,8 @@ func (r *rewriter) numa(o option) (edit, error) {
 	case p.has("mem"):
 		return edit{}, refuse(o, "memory given with mem= has no backend that two QEMUs can map",
 			"write -object memory-backend-ram,id=ID,size="+p.str("mem")+" and -numa node,memdev=ID")
+	case !r.s.numaMemdev:
+		return edit{}, invalid(o, "none of the NUMA nodes has memory", "write -object memory-backend-ram,id=ID,size=… and -numa node,memdev=ID")
 	case memdev != "" && !r.s.ramObjects[memdev]:
 		return edit{}, invalid(o, "there is no memory backend "+memdev, "add -object memory-backend-ram,id="+memdev+",size=…")
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"qlive/vmstate"
@@ -35,9 +36,11 @@ func Rewrite(args []string, facts Facts, place Placement) (*Line, error) {
 	if err := r.survey(); err != nil {
 		return nil, err
 	}
-	r.plainRegion()
 	rules := rules()
 	var errs []error
+	if err := r.plainRegion(); err != nil {
+		errs = append(errs, err)
+	}
 	for _, o := range opts {
 		if err := r.apply(rules, o); err != nil {
 			errs = append(errs, err)
@@ -94,6 +97,9 @@ func (r *rewriter) apply(rules map[string]rule, o option) error {
 		}
 	} else if !o.known {
 		r.warn("%s is an option that qlive does not know: passed on as it is", o.token)
+	}
+	if e.change && o.value == "" {
+		return invalid(o, "its value is empty", "leave it out, or give it a value")
 	}
 	switch {
 	case e.drop:
@@ -186,7 +192,7 @@ func (r *rewriter) name(o option, kind NameKind, public string) (string, error) 
 	return private, nil
 }
 
-const whyPath = "a QEMU unlinks this path as it ends, though its successor may own it by then: it lies in the generation's folder, and qlive keeps a link to it"
+const whyPath = "QEMU unlinks this path as it ends, though its successor may own it by then: each generation has its own, and qlive keeps a link to the present one"
 
 // shortName is the end of p's last element, harmless and short.
 func shortName(p string) string {
@@ -215,8 +221,10 @@ func join(errs []error) error {
 		if !ok {
 			return err
 		}
-		details = append(details, e.Detail)
-		if e.Remedy != "" {
+		if !slices.Contains(details, e.Detail) {
+			details = append(details, e.Detail)
+		}
+		if !slices.Contains(remedies, e.Remedy) {
 			remedies = append(remedies, e.Remedy)
 		}
 	}

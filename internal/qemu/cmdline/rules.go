@@ -37,6 +37,8 @@ func gone(why string) rule {
 	return func(*rewriter, option) (edit, error) { return drop(why) }
 }
 
+const whyLog = "a second QEMU would empty the file: each generation has its own, and qlive keeps a link to the present one"
+
 const whyTeardown = "it forks a process that holds the RAM after QEMU has ended"
 
 // refusals are the options that are refused whatever their value: why, and what to do.
@@ -49,9 +51,9 @@ func refusals() map[string][2]string {
 		"add-fd":       {"the descriptors of the caller are not there in the QEMU that qlive starts", "name the files by their paths"},
 		"readconfig":   {"qlive does not look into files of options", "write the options of the file on the command line"},
 		"set":          {"it changes another option behind its back", "write the value in that option"},
-		"incoming":     {"qlive itself gives a QEMU its guest", "leave it out; take a running guest over with qlive migrate"},
-		"gdb":          {"a second process cannot listen there", "leave it out; qlive qmp VM human-monitor-command can start a gdbserver"},
-		"s":            {"a second process cannot listen on port 1234", "leave it out; qlive qmp VM human-monitor-command can start a gdbserver"},
+		"incoming":     {"qlive itself gives a QEMU its guest", "leave it out"},
+		"gdb":          {"a second process cannot listen there", "leave it out; the monitor's command gdbserver starts it while it is needed"},
+		"s":            {"a second process cannot listen on port 1234", "leave it out; the monitor's command gdbserver starts it while it is needed"},
 		"snapshot":     {"what the guest writes would be in a temporary file of one process", "make an overlay with qemu-img create -b and use that"},
 		"tpmdev":       noTPM,
 		"fsdev":        share,
@@ -105,7 +107,7 @@ func (r *rewriter) pidfile(o option) (edit, error) {
 	if err != nil {
 		return edit{}, err
 	}
-	return change(p, "QEMU locks its pidfile and unlinks it as it ends: each generation has its own, and qlive keeps a link to it")
+	return change(p, "QEMU locks its pidfile and unlinks it as it ends: each generation has its own, and qlive keeps a link to the present one")
 }
 
 // logfile moves QEMU's own log into the generation's folder, unless its name holds the pid anyhow.
@@ -117,7 +119,7 @@ func (r *rewriter) logfile(o option) (edit, error) {
 	if err != nil {
 		return edit{}, err
 	}
-	return change(p, "a second QEMU would begin the file anew: each generation has its own, and qlive keeps a link to it")
+	return change(p, whyLog)
 }
 
 func (r *rewriter) trace(o option) (edit, error) {
@@ -134,7 +136,7 @@ func (r *rewriter) trace(o option) (edit, error) {
 		return edit{}, err
 	}
 	p.set("file", private)
-	return change(p.String(), "a second QEMU would begin the file anew: each generation has its own, and qlive keeps a link to it")
+	return change(p.String(), whyLog)
 }
 
 // runWith takes away what ties QEMU's life to another process.

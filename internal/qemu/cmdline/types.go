@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"qlive/vmstate"
 )
@@ -138,7 +139,7 @@ func (o option) words() string {
 	if !o.hasVal {
 		return o.token
 	}
-	if strings.ContainsAny(o.value, " \t\n\"'\\") {
+	if o.value == "" || strings.ContainsFunc(o.value, func(c rune) bool { return unicode.IsSpace(c) || !unicode.IsPrint(c) }) {
 		return o.token + " " + quote(o.value)
 	}
 	return o.token + " " + o.value

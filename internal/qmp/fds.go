@@ -28,7 +28,8 @@ type AddedFd struct {
 	FD      int64 `json:"fd"` // its number within QEMU
 }
 
-// AddFd puts a copy of fd into the set of that number, for the file name /dev/fdset/NUMBER in later commands. Opaque is
+// AddFd puts a copy of fd into the set of that number, for the file name /dev/fdset/NUMBER in later commands. QEMU
+// takes it only for the very access that it was opened for: one for reading and writing will not do for writing. Opaque is
 // a note for whoever lists the sets.
 func (c *Client) AddFd(ctx context.Context, set int64, opaque string, fd int) (AddedFd, error) {
 	var added AddedFd

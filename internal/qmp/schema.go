@@ -3,7 +3,6 @@ package qmp
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 )
 
@@ -103,60 +102,66 @@ func (s *Schema) argument(command string, path []string) (entity, bool) {
 	if !ok {
 		return entity{}, false
 	}
-	e = s.entities[e.ArgType]
+	types := []string{e.ArgType}
 	for _, name := range path {
-		m, ok := s.members(e)[name]
-		if !ok {
+		if types = s.members(types)[name]; types == nil {
 			return entity{}, false
 		}
-		e = s.element(m.Type)
+		types = s.elements(types)
 	}
-	return e, true
+	return s.entities[types[0]], true
 }
 
-// element is a type, or of an array what it is an array of.
-func (s *Schema) element(name string) entity {
-	e := s.entities[name]
-	for e.MetaType == "array" {
-		e = s.entities[e.ElementType]
+// elements replaces arrays by what they are arrays of.
+func (s *Schema) elements(types []string) []string {
+	types = slices.Clone(types)
+	for i := range types {
+		for s.entities[types[i]].MetaType == "array" {
+			types[i] = s.entities[types[i]].ElementType
+		}
 	}
-	return e
+	return types
 }
 
-// members of an object, of whatever variant.
-func (s *Schema) members(e entity) map[string]schemaMember {
-	all := make(map[string]schemaMember)
-	for _, m := range e.Members {
-		all[m.Name] = m
-	}
-	for _, v := range e.Variants {
-		for name, m := range s.members(s.entities[v.Type]) {
-			if _, ok := all[name]; !ok {
-				m.Default = json.RawMessage("null") // only with this variant
-				all[name] = m
+// members of objects and of all their variants, with the types that each may have: variants may use a name differently.
+func (s *Schema) members(objects []string) map[string][]string {
+	all := make(map[string][]string)
+	for _, object := range objects {
+		e := s.entities[object]
+		for _, m := range e.Members {
+			if !slices.Contains(all[m.Name], m.Type) {
+				all[m.Name] = append(all[m.Name], m.Type)
+			}
+		}
+		for _, v := range e.Variants {
+			for name, types := range s.members([]string{v.Type}) {
+				all[name] = append(all[name], types...)
 			}
 		}
 	}
 	return all
 }
 
-// jsonTypes are the kinds of JSON value that a type allows: "object", "array", "string", "int", "number", "boolean",
+// jsonTypes are the kinds of JSON value that types allow: "object", "array", "string", "int", "number", "boolean",
 // "null"; "value" is any.
-func (s *Schema) jsonTypes(name string) []string {
-	e := s.entities[name]
-	switch e.MetaType {
-	case "builtin":
-		return []string{e.JSONType}
-	case "enum":
-		return []string{"string"}
-	case "array", "object":
-		return []string{e.MetaType}
-	case "alternate":
-		var all []string
-		for _, m := range e.Members {
-			all = append(all, s.jsonTypes(m.Type)...)
+func (s *Schema) jsonTypes(types []string) []string {
+	var all []string
+	for _, name := range types {
+		switch e := s.entities[name]; e.MetaType {
+		case "builtin":
+			all = append(all, e.JSONType)
+		case "enum":
+			all = append(all, "string")
+		case "array", "object":
+			all = append(all, e.MetaType)
+		case "alternate":
+			for _, m := range e.Members {
+				all = append(all, s.jsonTypes([]string{m.Type})...)
+			}
+		default:
+			all = append(all, "unknown type "+name)
 		}
-		return all
 	}
-	return []string{fmt.Sprintf("unknown type %q", name)}
+	slices.Sort(all)
+	return slices.Compact(all)
 }

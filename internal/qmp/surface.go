@@ -76,12 +76,12 @@ func (s *Schema) Check(v Version, uses []Use, events []string) []string {
 			continue
 		}
 		if use.Args != nil {
-			check.compare(use.Command+" arguments", reflect.TypeOf(use.Args), command.ArgType, true)
+			check.compare(use.Command+" arguments", reflect.TypeOf(use.Args), []string{command.ArgType}, true)
 		} else {
-			check.required(use.Command+" arguments", nil, s.entities[command.ArgType])
+			check.required(use.Command+" arguments", nil, []string{command.ArgType})
 		}
 		if use.Return != nil {
-			check.compare(use.Command+" returns", reflect.TypeOf(use.Return), command.RetType, false)
+			check.compare(use.Command+" returns", reflect.TypeOf(use.Return), []string{command.RetType}, false)
 		}
 	}
 	for _, name := range events {
@@ -103,66 +103,73 @@ func (c *checker) report(format string, args ...any) {
 	c.found = append(c.found, fmt.Sprintf(format, args...))
 }
 
-// compare a Go type with a QEMU type, what we send or what we read.
-func (c *checker) compare(at string, t reflect.Type, name string, sending bool) {
+// compare a Go type with the types that QEMU has in its place, what we send or what we read.
+func (c *checker) compare(at string, t reflect.Type, types []string, sending bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if t.Kind() == reflect.Interface {
 		return
 	}
-	allowed := c.schema.jsonTypes(name)
+	allowed := c.schema.jsonTypes(types)
 	if want := jsonKind(t); !slices.Contains(allowed, want) && !slices.Contains(allowed, "value") {
 		c.report("%s: %s here, %s in QEMU", at, want, strings.Join(allowed, " or "))
 		return
 	}
 	switch t.Kind() {
 	case reflect.Slice:
-		c.compare(at+"[]", t.Elem(), c.schema.entities[name].ElementType, sending)
+		c.compare(at+"[]", t.Elem(), c.schema.elements(types), sending)
 	case reflect.Struct:
 		if slices.Contains(c.path, t) {
 			return
 		}
 		c.path = append(c.path, t)
-		c.fields(at, t, c.schema.entities[name], sending)
+		c.fields(at, t, types, sending)
 		c.path = c.path[:len(c.path)-1]
 	}
 }
 
-func (c *checker) fields(at string, t reflect.Type, e entity, sending bool) {
-	members := c.schema.members(e)
-	var names []string
+func (c *checker) fields(at string, t reflect.Type, types []string, sending bool) {
+	members := c.schema.members(types)
+	var always []string
 	for i := range t.NumField() {
 		field := t.Field(i)
 		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
-		var major, minor int
-		if since := field.Tag.Get("since"); since != "" {
-			if _, err := fmt.Sscanf(since, "%d.%d", &major, &minor); err != nil {
-				c.report("%s.%s: unreadable since:%q", at, name, since)
-			}
-		}
-		m, ok := members[name]
-		if known := c.version.AtLeast(major, minor); ok != known {
-			c.report("%s.%s: in QEMU's schema: %t; expected: %t", at, name, ok, known)
+		expected := c.expected(at+"."+name, field)
+		if known := members[name] != nil; known != expected {
+			c.report("%s.%s: in QEMU's schema: %t; expected: %t", at, name, known, expected)
 			continue
-		} else if !ok {
+		} else if !known {
 			continue
 		}
 		if !strings.Contains(options, "omitempty") {
-			names = append(names, name)
+			always = append(always, name)
 		}
-		c.compare(at+"."+name, field.Type, m.Type, sending)
+		c.compare(at+"."+name, field.Type, members[name], sending)
 	}
 	if sending {
-		c.required(at, names, e)
+		c.required(at, always, types)
 	}
 }
 
+// expected tells whether this version should know a field.
+func (c *checker) expected(at string, field reflect.StructField) bool {
+	var major, minor int
+	if since := field.Tag.Get("since"); since != "" {
+		if _, err := fmt.Sscanf(since, "%d.%d", &major, &minor); err != nil {
+			c.report("%s: unreadable since:%q", at, since)
+		}
+	}
+	return c.version.AtLeast(major, minor)
+}
+
 // required reports members that QEMU insists on and we may leave out.
-func (c *checker) required(at string, names []string, e entity) {
-	for _, m := range e.Members {
-		if !m.optional() && !slices.Contains(names, m.Name) {
-			c.report("%s.%s: QEMU requires it", at, m.Name)
+func (c *checker) required(at string, always, types []string) {
+	for _, name := range types {
+		for _, m := range c.schema.entities[name].Members {
+			if !m.optional() && !slices.Contains(always, m.Name) {
+				c.report("%s.%s: QEMU requires it", at, m.Name)
+			}
 		}
 	}
 }

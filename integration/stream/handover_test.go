@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,41 +78,124 @@ func sendChanges(t *testing.T, c *stream.Composer, before, now map[string][]byte
 	return pages
 }
 
+// journey is a guest that goes from one QEMU to another, sitting in its firmware.
+type journey struct {
+	from, to  string
+	args      []string // of both
+	prelaunch bool     // the run state is patched; else it arrives paused
+	private   bool     // nothing is shared: all memory goes through the stream
+
+	// booted waits until the guest has come n times through its firmware in this QEMU, and gives what tells
+	// one firmware from another.
+	booted func(t *testing.T, q *qemu, n int) string
+}
+
+// waiting makes a QEMU the target of a handover.
+var waiting = []string{"-incoming", "defer", "-S"}
+
+// standard is a guest with what makes blocks that are not shared: video memory, firmware, two option ROMs.
+func standard(machine string, more ...string) []string {
+	return slices.Concat([]string{
+		"-machine", machine + ",memory-backend=pc.ram", "-m", fmt.Sprint(ramBytes >> 20),
+		"-object", fmt.Sprintf("memory-backend-file,id=pc.ram,size=%d,mem-path=/proc/self/fd/3,share=on", ramBytes),
+		"-vga", "std",
+	}, more)
+}
+
 // A guest in its firmware goes from one QEMU to another by a composed stream, and starts anew there.
 func TestHandover(t *testing.T) {
-	pairs := [][2]string{
-		{env.Installed, env.Installed}, {env.Installed, env.Backport}, {env.Installed, env.Stable},
-		{env.Installed, env.Newest}, {env.Newest, env.Installed}, {env.Backport, env.Newest},
-		{env.Newest, env.Stable}, {env.Newest, env.Newest},
+	q35 := standard("pc-q35-7.2", "-device", "virtio-net-pci")
+	journeys := map[string]journey{
+		"7.2.22 to itself":              {from: env.Installed, to: env.Installed, args: q35},
+		"7.2.22 to 10.0.2":              {from: env.Installed, to: env.Backport, args: q35, prelaunch: true},
+		"7.2.22 to 10.0.13":             {from: env.Installed, to: env.Stable, args: q35},
+		"7.2.22 to 11.1.3":              {from: env.Installed, to: env.Newest, args: q35, prelaunch: true},
+		"11.1.3 to 7.2.22":              {from: env.Newest, to: env.Installed, args: q35},
+		"11.1.3 to 7.2.22 prelaunch":    {from: env.Newest, to: env.Installed, args: q35, prelaunch: true},
+		"10.0.2 to 11.1.3":              {from: env.Backport, to: env.Newest, args: q35},
+		"11.1.3 to 10.0.13":             {from: env.Newest, to: env.Stable, args: q35},
+		"10.0.13 to 7.2.22":             {from: env.Stable, to: env.Installed, args: q35},
+		"i440fx":                        {from: env.Installed, to: env.Newest, args: standard("pc-i440fx-7.2", "-device", "e1000")},
+		"two CPUs":                      {from: env.Installed, to: env.Newest, args: slices.Concat(q35, []string{"-smp", "2"})},
+		"machine with SWITCHOVER_START": {from: env.Stable, to: env.Newest, args: standard("pc-q35-10.0")},
+		"UEFI":                          {from: env.Installed, to: env.Newest, args: uefi(t), booted: shell},
+		"private memory": {from: env.Installed, to: env.Newest, private: true,
+			args: []string{"-machine", "pc-q35-7.2", "-m", "64", "-vga", "std"}},
+		"and back": {from: env.Newest, to: env.Stable, args: standard("pc-q35-10.0")},
 	}
-	for i, pair := range pairs {
-		runState, arrives := "", "paused"
-		if i%2 == 1 {
-			runState, arrives = "prelaunch", "prelaunch"
-		}
-		t.Run(fmt.Sprintf("%s to %s arriving %s", pair[0], pair[1], arrives), func(t *testing.T) {
-			handOver(t, pair[0], pair[1], runState, arrives)
+	for name, j := range journeys {
+		t.Run(name, func(t *testing.T) {
+			if j.booted == nil {
+				j.booted = seaBIOS
+			}
+			j.run(t)
 		})
 	}
 }
 
-func handOver(t *testing.T, from, to, runState, arrives string) {
-	memory := ram(t, ramBytes)
-	source := start(t, from, memory)
-	firmware := version(t, source.booted(t, 1))
-	target := start(t, to, memory, "-incoming", "defer", "-S")
-	target.enable("x-ignore-shared")
-
-	blocks := source.ramBlocks(t, "pc.ram")
-	conn := target.channel(t)
-	back := stream.NewReturnPath(conn)
-	c, err := stream.NewComposer(conn, stream.Config{Machine: machine, IgnoreShared: true})
+// uefi is a guest whose firmware and its variables are flash, which the guest writes to.
+func uefi(t *testing.T) []string {
+	t.Helper()
+	found, err := env.Locate()
+	if found.OVMFCode == "" || found.OVMFVars == "" {
+		t.Fatal(err)
+	}
+	variables, err := os.ReadFile(found.OVMFVars)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Begin(table(blocks)); err != nil {
+	path := filepath.Join(t.TempDir(), "variables")
+	if err := os.WriteFile(path, variables, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return standard("pc-q35-7.2", "-net", "none",
+		"-drive", "if=pflash,format=raw,readonly=on,file="+found.OVMFCode, "-drive", "if=pflash,format=raw,file="+path,
+		"-chardev", "file,id=serial,path=serial", "-serial", "chardev:serial")
+}
+
+// shell waits until UEFI has found nothing to boot, and runs its shell.
+func shell(t *testing.T, q *qemu, n int) string {
+	t.Helper()
+	q.says(t, filepath.Join(q.dir, "serial"), "any other key to continue", n)
+	return "UEFI"
+}
+
+func (j journey) run(t *testing.T) {
+	memory := ram(t, ramBytes)
+	source := start(t, j.from, memory, j.args...)
+	firmware := j.booted(t, source, 1)
+	target := start(t, j.to, memory, slices.Concat(j.args, waiting)...)
+	j.handOver(t, source, target)
+
+	target.do("cont", nil, nil)
+	if got := target.status(); got != "running" {
+		t.Fatalf("target is %s after cont", got)
+	}
+	target.do("system_reset", nil, nil)
+	if got := j.booted(t, target, 1); got != firmware {
+		t.Errorf("after a reset the guest runs firmware %s, it had %s", got, firmware)
+	}
+	if text := target.errors(); strings.Contains(text, "vmdescription") {
+		t.Errorf("target wrote: %s", text)
+	}
+}
+
+// handOver moves a running guest, checks what has arrived, and ends the source.
+func (j journey) handOver(t *testing.T, source, target *qemu) {
+	t.Helper()
+	var shared []string
+	if !j.private {
+		shared = []string{"pc.ram"}
+		target.enable("x-ignore-shared")
+	}
+	finish, arrives := stream.Finish{Ping: 2}, "paused"
+	if j.prelaunch {
+		finish.RunState, arrives = "prelaunch", "prelaunch"
+	}
+	blocks := source.ramBlocks(t, shared...)
+	conn := target.channel(t)
+	back := stream.NewReturnPath(conn)
+	c := begin(t, conn, stream.Config{Machine: source.machine(), IgnoreShared: !j.private}, blocks)
 	before := source.contents(t, blocks)
 	sendBlocks(t, c, blocks, before)
 	if err := c.Ping(1); err != nil {
@@ -127,7 +212,7 @@ func handOver(t *testing.T, from, to, runState, arrives string) {
 	if changed := sendChanges(t, c, before, now); changed == 0 {
 		t.Fatal("no page has changed, although one was written to")
 	}
-	if err := c.Finish(source.deviceState(t), stream.Finish{RunState: runState, Ping: 2}); err != nil {
+	if err := c.Finish(source.deviceState(t), finish); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, back, stream.Message{Type: stream.MessagePong, Value: 2})
@@ -138,20 +223,21 @@ func handOver(t *testing.T, from, to, runState, arrives string) {
 	if got := target.status(); got != arrives {
 		t.Fatalf("target is %s, want %s", got, arrives)
 	}
-	compare(t, now, target.contents(t, target.ramBlocks(t, "pc.ram")))
+	compare(t, now, target.contents(t, target.ramBlocks(t, shared...)))
 	source.kill()
+}
 
-	target.do("cont", nil, nil)
-	if got := target.status(); got != "running" {
-		t.Fatalf("target is %s after cont", got)
+// begin starts a stream.
+func begin(t *testing.T, w io.Writer, config stream.Config, blocks []block) *stream.Composer {
+	t.Helper()
+	c, err := stream.NewComposer(w, config)
+	if err != nil {
+		t.Fatal(err)
 	}
-	target.do("system_reset", nil, nil)
-	if got := version(t, target.booted(t, 1)); got != firmware {
-		t.Errorf("after a reset the guest runs firmware %s, it had %s", got, firmware)
+	if err := c.Begin(table(blocks)); err != nil {
+		t.Fatal(err)
 	}
-	if text := target.errors(); strings.Contains(text, "vmdescription") {
-		t.Errorf("target wrote: %s", text)
-	}
+	return c
 }
 
 // draw writes a line into video memory, as a guest would that has gone on in the meantime.
@@ -184,13 +270,14 @@ func compare(t *testing.T, want, got map[string][]byte) {
 	}
 }
 
-// version is what SeaBIOS says of itself first.
-func version(t *testing.T, said string) string {
+// seaBIOS waits until SeaBIOS boots for the nth time, and gives its version.
+func seaBIOS(t *testing.T, q *qemu, n int) string {
 	t.Helper()
+	said := q.says(t, q.firmwareLog(), "Booting from Hard Disk", n)
 	_, rest, _ := strings.Cut(said, "SeaBIOS (version ")
-	name, _, ok := strings.Cut(rest, ")")
+	version, _, ok := strings.Cut(rest, ")")
 	if !ok {
 		t.Fatalf("firmware does not say its version: %q", said[:min(len(said), 200)])
 	}
-	return name
+	return version
 }

@@ -16,14 +16,7 @@ import (
 	"qlive/integration/env"
 )
 
-const (
-	machine  = "pc-q35-7.2"
-	ramBytes = 64 << 20
-)
-
-// atBoot is what SeaBIOS says to its debug port when it is done with the machine. There is no disk, so
-// the next thing to run is the network card's ROM, for twenty seconds.
-const atBoot = "Booting from Hard Disk"
+const ramBytes = 64 << 20
 
 // ram is guest memory that belongs to the test.
 func ram(t *testing.T, size int64) *os.File {
@@ -50,17 +43,8 @@ type qemu struct {
 	stderr  string        // path
 }
 
-// start runs a QEMU of the version on the memory: q35, a video card, a network card with an option ROM.
-func start(t *testing.T, version string, memory *os.File, more ...string) *qemu {
-	t.Helper()
-	return startBare(t, version, memory, append([]string{
-		"-machine", machine + ",memory-backend=pc.ram", "-m", fmt.Sprint(ramBytes >> 20),
-		"-object", fmt.Sprintf("memory-backend-file,id=pc.ram,size=%d,mem-path=/proc/self/fd/3,share=on", ramBytes),
-		"-vga", "std", "-device", "virtio-net-pci",
-	}, more...)...)
-}
-
-func startBare(t *testing.T, version string, memory *os.File, args ...string) *qemu {
+// start runs a QEMU of the version; the memory is its descriptor 3.
+func start(t *testing.T, version string, memory *os.File, args ...string) *qemu {
 	t.Helper()
 	found, err := env.Locate()
 	path := found.QEMU(version)
@@ -75,7 +59,10 @@ func startBare(t *testing.T, version string, memory *os.File, args ...string) *q
 		"-qmp", "unix:" + socket + ",server=on,wait=off",
 		"-chardev", "file,id=firmware,path=" + q.firmwareLog(), "-device", "isa-debugcon,iobase=0x402,chardev=firmware",
 	}, args...)...)
-	q.cmd.ExtraFiles = []*os.File{memory}
+	q.cmd.Dir = q.dir // for the files that its arguments name
+	if memory != nil {
+		q.cmd.ExtraFiles = []*os.File{memory}
+	}
 	if q.cmd.Stderr, err = os.Create(q.stderr); err != nil {
 		t.Fatal(err)
 	}
@@ -119,21 +106,29 @@ func (q *qemu) errors() string {
 
 func (q *qemu) firmwareLog() string { return filepath.Join(q.dir, "firmware") }
 
-// booted waits until the firmware has come n times to where it boots, and returns all it said.
-func (q *qemu) booted(t *testing.T, n int) string {
+// says waits until a file that the guest writes to has the text n times, and returns all of it.
+func (q *qemu) says(t *testing.T, path, text string, n int) string {
 	t.Helper()
 	var said []byte
-	waitFor(t, 60*time.Second, func() error {
+	waitFor(t, 90*time.Second, func() error {
 		if err := q.died(); err != nil {
 			t.Fatal(err)
 		}
-		said, _ = os.ReadFile(q.firmwareLog())
-		if bytes.Count(said, []byte(atBoot)) >= n {
+		said, _ = os.ReadFile(path)
+		if bytes.Count(said, []byte(text)) >= n {
 			return nil
 		}
 		return fmt.Errorf("firmware of QEMU %s has got to: %q", q.version, said[max(0, len(said)-80):])
 	})
 	return string(said)
+}
+
+// machine is the name of the machine's class.
+func (q *qemu) machine() string {
+	q.t.Helper()
+	var name string
+	q.do("qom-get", map[string]any{"path": "/machine", "property": "type"}, &name)
+	return strings.TrimSuffix(name, "-machine")
 }
 
 // enable switches migration capabilities on.
@@ -184,12 +179,4 @@ func (q *qemu) migrateToFile(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return state
-}
-
-// hmp runs a command of the human monitor.
-func (q *qemu) hmp(line string) string {
-	q.t.Helper()
-	var text string
-	q.do("human-monitor-command", map[string]any{"command-line": line}, &text)
-	return strings.TrimSpace(text)
 }

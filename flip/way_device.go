@@ -154,56 +154,82 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
-// save lets the source write its devices, and meanwhile compares what was sent ahead with what it is now. The source says
-// afterwards that the guest still stands, and how large its blocks are.
+// save lets the source write its devices, and meanwhile compares what was sent ahead with what it is now.
 func (w *deviceWay) save(ctx context.Context) error {
-	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx,
-		qmp.XenSaveDevicesStateCommand(w.saved, true),
-		qmp.Command{Name: "query-status"},
-		qmp.Command{Name: "x-query-ramblock"},
-	)
+	save, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.XenSaveDevicesStateCommand(w.saved, true))
 	if err != nil {
 		return err
 	}
 	if err := w.ahead.send(w.composer.Pages); err != nil {
 		return err
 	}
-	if err := calls[0].Wait(ctx, nil); err != nil {
+	return save[0].Wait(ctx, nil)
+}
+
+// load sends the devices and waits until the target has loaded them. While it loads, the source says whether the guest still
+// stands as it was saved, and how large its blocks are.
+func (w *deviceWay) load(ctx context.Context) error {
+	asked, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.Command{Name: "query-status"}, qmp.Command{Name: "x-query-ramblock"})
+	if err != nil {
 		return err
 	}
-	var status qmp.Status
-	if err := calls[1].Wait(ctx, &status); err != nil {
-		return err
+	devices, err := os.ReadFile(w.saved)
+	if err != nil {
+		return fmt.Errorf("cannot read the devices that the source has saved: %w", err)
 	}
-	var blocks struct {
-		Text string `json:"human-readable-text"`
+	if err := w.composer.Finish(devices, stream.Finish{RunState: w.stateToLoad()}); err != nil {
+		return fmt.Errorf("cannot send the devices: %w", err)
 	}
-	if err := calls[2].Wait(ctx, &blocks); err != nil {
-		return err
+	return w.h.target.first(ctx, "while it loaded the devices", func(ctx context.Context) error {
+		if err := migrated(ctx, w.target, "target"); err != nil {
+			return err
+		}
+		return w.stillTheSame(ctx, asked)
+	})
+}
+
+// stateToLoad is the run state that the target shall show while it stands still.
+func (w *deviceWay) stateToLoad() string {
+	switch {
+	case w.h.resume:
+		return string(qmp.RunRunning) // as xen-save-devices-state writes it
+	case w.h.runState == string(qmp.RunPostMigrate):
+		return string(qmp.RunPaused)
 	}
-	return w.stillTheSame(status, blocks.Text)
+	return w.h.runState
 }
 
 // stillTheSame makes sure that nothing has happened to the guest between the stop and the saving of its devices: a reset that
 // the guest had asked for just before, or tables that its firmware has made larger.
-func (w *deviceWay) stillTheSame(status qmp.Status, text string) error {
-	if status.Running {
-		return vmstate.Errorf(vmstate.QEMU, "cannot hand over: the source runs the guest though it was stopped")
+func (w *deviceWay) stillTheSame(ctx context.Context, asked []*qmp.Call) error {
+	var status qmp.Status
+	if err := asked[0].Wait(ctx, &status); err != nil {
+		return err
 	}
-	if got := string(status.Status); got != "paused" && got != w.h.runState {
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s", got).
-			With("look at the guest, and ask again")
+	if got := string(status.Status); status.Running || got != string(qmp.RunPaused) && got != w.h.runState {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was stopped", got).With("look at the guest, and ask again")
 	}
-	list, err := qmp.ParseRAMBlocks(text)
+	var text struct {
+		Text string `json:"human-readable-text"`
+	}
+	if err := asked[1].Wait(ctx, &text); err != nil {
+		return err
+	}
+	list, err := qmp.ParseRAMBlocks(text.Text)
 	if err != nil {
 		return err
 	}
 	for _, b := range list {
 		if u := w.ahead.block(b.Name); u != nil && u.used != b.Used {
-			return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s has grown from %d to %d bytes, as it does when the guest starts anew", b.Name, u.used, b.Used).
+			return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s has gone from %d to %d bytes, as it does when the guest starts anew", b.Name, u.used, b.Used).
 				With("ask again")
 		}
 	}
+	return w.quietSinceStop()
+}
+
+// quietSinceStop looks through the events that have come, and keeps when QEMU stopped the guest.
+func (w *deviceWay) quietSinceStop() error {
 	nothingMore, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
@@ -216,31 +242,10 @@ func (w *deviceWay) stillTheSame(status qmp.Status, text string) error {
 			w.h.pause.qemuStop = e.QEMUTime
 		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked:
 			if !w.h.pause.qemuStop.IsZero() {
-				return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest did %s as it was stopped", e.Name).With("ask again")
+				return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", e.Name).With("ask again")
 			}
 		}
 	}
-}
-
-// load sends the devices and waits until the target has loaded them.
-func (w *deviceWay) load(ctx context.Context) error {
-	devices, err := os.ReadFile(w.saved)
-	if err != nil {
-		return fmt.Errorf("cannot read the devices that the source has saved: %w", err)
-	}
-	how := stream.Finish{RunState: "running"}
-	if !w.h.resume {
-		how.RunState = w.h.runState
-		if how.RunState == "postmigrate" {
-			how.RunState = "paused"
-		}
-	}
-	if err := w.composer.Finish(devices, how); err != nil {
-		return fmt.Errorf("cannot send the devices: %w", err)
-	}
-	return w.h.target.first(ctx, "while it loaded the devices", func(ctx context.Context) error {
-		return migrated(ctx, w.target, "target")
-	})
 }
 
 // settle has nothing to do: the source is in no migration.

@@ -183,7 +183,7 @@ func (l *Lab) TryStart(s Spec) (*VM, error) {
 	if _, err := l.Client.StartVM(ctx, spec); err != nil {
 		return nil, err
 	}
-	stream, err := l.Client.Console(ctx, spec.Name, true)
+	stream, err := l.Client.Console(ctx, spec.Name, client.Tail{Follow: true})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,7 +22,8 @@ const followEvery = 50 * time.Millisecond
 
 type logInput struct {
 	VMPath
-	Follow bool `query:"follow" doc:"go on with what comes, until the VM is gone or stopped"`
+	Follow bool  `query:"follow" doc:"go on with what comes, until the VM is gone or stopped"`
+	Tail   int64 `query:"tail" minimum:"-1" default:"-1" doc:"begin so many bytes before the end; -1 for all there is"`
 }
 
 type typeInput struct {
@@ -62,21 +64,20 @@ func (a *api) logReader(pick func(vmstate.VM) []string) func(context.Context, *l
 				return
 			}
 			w.WriteHeader(http.StatusOK)
-			a.copyLogs(r.Context(), w, in.VM, pick, in.Follow)
+			a.copyLogs(r.Context(), w, pick, in)
 		}}, nil
 	}
 }
 
-// copyLogs sends the files in order, and if follow is set what is added to any of them, until the VM is gone or has
+// copyLogs sends the files in order, and when following what is added to any of them, until the VM is gone or has
 // stopped. No deadline: a reader that rests, a pager, holds up only itself.
-func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, name string, pick func(vmstate.VM) []string, follow bool) {
-	sent := map[string]int64{} // bytes of each file
+func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, pick func(vmstate.VM) []string, in *logInput) {
+	vm, there := a.svc.Snapshot().VM(in.VM)
+	sent := allBut(in.Tail, pick(vm)) // bytes of each file
 	control := http.NewResponseController(w)
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
-		// The state is read before the files: what a VM wrote before it stopped is then seen below.
-		vm, there := a.svc.Snapshot().VM(name)
 		for _, path := range pick(vm) {
 			n, err := copyFrom(w, path, sent[path])
 			sent[path] += n
@@ -84,7 +85,7 @@ func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, name string, 
 				return
 			}
 		}
-		if control.Flush() != nil || !follow || !there || vm.Status == vmstate.Stopped {
+		if control.Flush() != nil || !in.Follow || !there || vm.Status == vmstate.Stopped {
 			return
 		}
 		select {
@@ -92,7 +93,27 @@ func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, name string, 
 		case <-ctx.Done():
 			return
 		}
+		// The state is read before the files: what a VM wrote before it stopped is then seen.
+		vm, there = a.svc.Snapshot().VM(in.VM)
 	}
+}
+
+// allBut is how much of each file to leave out so that tail bytes remain; nothing if tail is negative.
+func allBut(tail int64, paths []string) map[string]int64 {
+	out := map[string]int64{}
+	if tail < 0 {
+		return out
+	}
+	for _, path := range slices.Backward(paths) {
+		info, err := os.Stat(path)
+		if err != nil {
+			continue // it is as if empty
+		}
+		keep := min(tail, info.Size())
+		out[path] = info.Size() - keep
+		tail -= keep
+	}
+	return out
 }
 
 // copyFrom sends what the file holds after offset. A file that is not there is empty.

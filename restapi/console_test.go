@@ -37,6 +37,11 @@ func TestConsole(t *testing.T) {
 	if got := s.do("GET", "/vms/vm1/console", "").want(200).body; got != "one\xff\ntwo\n" {
 		t.Errorf("console %q", got)
 	}
+	for tail, want := range map[string]string{"0": "", "3": "wo\n", "4": "two\n", "5": "\ntwo\n", "99": "one\xff\ntwo\n"} {
+		if got := s.do("GET", "/vms/vm1/console?tail="+tail, "").want(200).body; got != want {
+			t.Errorf("the last %s bytes are %q", tail, got)
+		}
+	}
 	if got := s.do("GET", "/vms/vm1/log", "").want(200).body; got != "warning: no\n" {
 		t.Errorf("log %q", got)
 	}

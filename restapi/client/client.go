@@ -184,15 +184,20 @@ func (c *Client) Powerdown(ctx context.Context, name string) (vmstate.VM, error)
 	return get[vmstate.VM](c)(c.wire.PowerdownVm(ctx, name))
 }
 
-// Console is what a VM's guest wrote on its serial console; with follow also what it will write, until the VM has
-// stopped. The caller closes it.
-func (c *Client) Console(ctx context.Context, name string, follow bool) (io.ReadCloser, error) {
-	return c.stream(c.wire.ReadConsole(ctx, name, &wire.ReadConsoleParams{Follow: &follow}))
+// Tail says which part of a log to read.
+type Tail struct {
+	Follow bool   // also what will come, until the VM has stopped
+	Bytes  *int64 // begin so many before the end; nil for all
+}
+
+// Console is what a VM's guest wrote on its serial console. The caller closes it.
+func (c *Client) Console(ctx context.Context, name string, tail Tail) (io.ReadCloser, error) {
+	return c.stream(c.wire.ReadConsole(ctx, name, &wire.ReadConsoleParams{Follow: &tail.Follow, Tail: tail.Bytes}))
 }
 
 // Log is the same for what QEMU wrote on its standard error.
-func (c *Client) Log(ctx context.Context, name string, follow bool) (io.ReadCloser, error) {
-	return c.stream(c.wire.ReadLog(ctx, name, &wire.ReadLogParams{Follow: &follow}))
+func (c *Client) Log(ctx context.Context, name string, tail Tail) (io.ReadCloser, error) {
+	return c.stream(c.wire.ReadLog(ctx, name, &wire.ReadLogParams{Follow: &tail.Follow, Tail: tail.Bytes}))
 }
 
 func (c *Client) stream(resp *http.Response, err error) (io.ReadCloser, error) {

@@ -131,8 +131,8 @@ func TestEveryCall(t *testing.T) {
 	if err := c.Type(ctx, "vm1", []byte("ls\r")); err != nil || svc.Typed() != "ls\r" {
 		t.Errorf("typed %q, %v", svc.Typed(), err)
 	}
-	for _, read := range []func(context.Context, string, bool) (io.ReadCloser, error){c.Console, c.Log} {
-		stream := must[io.ReadCloser](t)(read(ctx, "vm1", false))
+	for _, read := range []func(context.Context, string, client.Tail) (io.ReadCloser, error){c.Console, c.Log} {
+		stream := must[io.ReadCloser](t)(read(ctx, "vm1", client.Tail{}))
 		if text := must[[]byte](t)(io.ReadAll(stream)); len(text) != 0 {
 			t.Errorf("read %q", text)
 		}

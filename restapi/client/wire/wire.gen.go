@@ -206,12 +206,18 @@ type RemoveVmParams struct {
 type ReadConsoleParams struct {
 	// Follow go on with what comes, until the VM is gone or stopped
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
+
+	// Tail begin so many bytes before the end; -1 for all there is
+	Tail *int64 `form:"tail,omitempty" json:"tail,omitempty"`
 }
 
 // ReadLogParams defines parameters for ReadLog.
 type ReadLogParams struct {
 	// Follow go on with what comes, until the VM is gone or stopped
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
+
+	// Tail begin so many bytes before the end; -1 for all there is
+	Tail *int64 `form:"tail,omitempty" json:"tail,omitempty"`
 }
 
 // RollbackVmParams defines parameters for RollbackVm.
@@ -1689,6 +1695,18 @@ func NewReadConsoleRequest(server string, vm string, params *ReadConsoleParams) 
 
 		}
 
+		if params.Tail != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "tail", *params.Tail, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -1777,6 +1795,18 @@ func NewReadLogRequest(server string, vm string, params *ReadLogParams) (*http.R
 		if params.Follow != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "follow", *params.Follow, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tail != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "tail", *params.Tail, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {

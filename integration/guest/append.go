@@ -15,7 +15,6 @@ type Params struct {
 	DirtyPPS     int      // pages rewritten per second (1000); -1 for none
 	VerifySecs   int      // pause between two periodic verifications (5); -1 for none
 	BeatMicros   int      // period of the beat (2000)
-	Modules      []string // kernel modules to load, in order
 	KernelParams []string // appended as they are
 }
 
@@ -35,9 +34,6 @@ func Append(p Params) string {
 	add("dirty_pps", p.DirtyPPS)
 	add("verify_s", p.VerifySecs)
 	add("beat_us", p.BeatMicros)
-	if len(p.Modules) > 0 {
-		words = append(words, "qlive.modules="+strings.Join(p.Modules, ","))
-	}
 	return strings.Join(append(words, p.KernelParams...), " ")
 }
 

@@ -33,7 +33,7 @@ func TestLife(t *testing.T) {
 			}
 			logGaps(t, "at rest, verifying once a second", m.console.Window())
 			m.verify(true)
-			m.ask("echo is there anybody", func(r beats.Report) bool { return slices.Contains(r.Echoes, "is there anybody") })
+			m.ask("echo is there anybody", func(r beats.Report) bool { return slices.Contains(r.Answers, "is there anybody") })
 			first := m.console.Report().Boots[0]
 			if want := uint64(max(s.cpus, 1)); first.Up.CPUs != want || first.Up.Pages != 64<<20/pattern.PageBytes {
 				t.Errorf("the guest says %+v", first.Up)
@@ -176,11 +176,10 @@ func (m *machine) putStale(up wire.Up, index uint32) func() {
 	return m.put(page, old)
 }
 
-// rate sets the rate of rewriting and waits until it holds: an answer to what was sent later comes
-// after a tick of the old rate has ended.
+// rate sets the rate of rewriting and waits until it holds: the guest looks at it every 4 ms.
 func (m *machine) rate(pages string) {
 	m.t.Helper()
-	m.ask("rate "+pages, func(beats.Report) bool { return true })
+	m.ask("rate "+pages, func(r beats.Report) bool { return slices.Contains(r.Answers, "rate "+pages) })
 	if err := m.console.AwaitBeats(m.ctx, 20); err != nil {
 		m.t.Fatal(err)
 	}

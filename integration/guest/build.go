@@ -22,16 +22,10 @@ var sources embed.FS
 // within is where sources lie in the module that Build makes up for the compiler.
 const within = "integration/guest"
 
-// Module is a kernel module to be loaded by the guest.
-type Module struct {
-	Name string // as in lsmod
-	Data []byte // the .ko, not compressed
-}
-
 // Build compiles the guest program and packs it, with modules, into an initramfs. It returns the
 // path of the initramfs, in a folder of cacheDir that is named by the content, so that building
-// again costs nothing and concurrent builds do not disturb each other. The modules are loaded in
-// the order given when Params.Modules names them.
+// again costs nothing and concurrent builds do not disturb each other. The guest loads the modules
+// in the order given, before it comes up.
 //
 // It needs the go tool, but neither the network nor a checkout.
 func Build(ctx context.Context, cacheDir string, modules ...Module) (initrd string, err error) {
@@ -67,8 +61,8 @@ func Initramfs(program []byte, modules ...Module) []byte {
 	if len(modules) > 0 {
 		files = append(files, file{name: "modules", mode: modeDir | 0o755})
 	}
-	for _, m := range modules {
-		files = append(files, file{name: "modules/" + m.Name + ".ko", mode: modeRegular | 0o644, data: m.Data})
+	for i, m := range modules { // the guest loads them in the order of their names
+		files = append(files, file{name: fmt.Sprintf("modules/%02d-%s.ko", i, m.Name), mode: modeRegular | 0o644, data: m.Data})
 	}
 	return cpio(files)
 }

@@ -30,8 +30,8 @@ func TestAppend(t *testing.T) {
 		want   string
 	}{
 		"defaults": {guest.Params{}, std},
-		"all": {guest.Params{FillMiB: 8, DirtyMiB: 2, DirtyPPS: 3, VerifySecs: 4, BeatMicros: 500, Modules: []string{"a", "b"}, KernelParams: []string{"panic=-1"}},
-			std + " qlive.fill_mb=8 qlive.dirty_mb=2 qlive.dirty_pps=3 qlive.verify_s=4 qlive.beat_us=500 qlive.modules=a,b panic=-1"},
+		"all": {guest.Params{FillMiB: 8, DirtyMiB: 2, DirtyPPS: 3, VerifySecs: 4, BeatMicros: 500, KernelParams: []string{"panic=-1"}},
+			std + " qlive.fill_mb=8 qlive.dirty_mb=2 qlive.dirty_pps=3 qlive.verify_s=4 qlive.beat_us=500 panic=-1"},
 		"none": {guest.Params{DirtyMiB: -1, DirtyPPS: -1, VerifySecs: -1}, std + " qlive.dirty_mb=0 qlive.dirty_pps=0 qlive.verify_s=0"},
 	}
 	for name, tt := range tests {
@@ -50,7 +50,7 @@ func TestInitramfsIsWhatCpioReads(t *testing.T) {
 		t.Error("the same parts make another archive")
 	}
 	got := unpack(t, archive)
-	want := map[string]string{"dev": "", "dev/console": "", "init": string(program), "modules": "", "modules/virtio.ko": "module"}
+	want := map[string]string{"dev": "", "dev/console": "", "init": string(program), "modules": "", "modules/00-virtio.ko": "module"}
 	if len(got) != len(want) {
 		t.Errorf("%d entries, want %d", len(got), len(want))
 	}
@@ -66,7 +66,7 @@ func TestInitramfsIsWhatCpioReads(t *testing.T) {
 	cmd := exec.Command("cpio", "-t", "--quiet")
 	cmd.Stdin = bytes.NewReader(archive)
 	out, err := cmd.CombinedOutput()
-	if err != nil || string(out) != "dev\ndev/console\ninit\nmodules\nmodules/virtio.ko\n" {
+	if err != nil || string(out) != "dev\ndev/console\ninit\nmodules\nmodules/00-virtio.ko\n" {
 		t.Errorf("cpio -t: %v\n%s", err, out)
 	}
 }

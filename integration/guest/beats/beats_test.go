@@ -130,7 +130,7 @@ func TestStory(t *testing.T) {
 	if second.Up.Boot != 0xbb || second.Fill != nil || second.Bye != nil || second.Last.Seq != 1 {
 		t.Errorf("second boot: %+v", second)
 	}
-	if diff := cmp.Diff([]string{"hello"}, r.Echoes); diff != "" {
+	if diff := cmp.Diff([]string{"hello"}, r.Answers); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -78,7 +78,7 @@ func (p *Parser) Report() Report {
 	r.Pending = len(p.pending)
 	r.Boots = slices.Clone(r.Boots)
 	r.Bad = slices.Clone(r.Bad)
-	r.Echoes = slices.Clone(r.Echoes)
+	r.Answers = slices.Clone(r.Answers)
 	r.Errors = slices.Clone(r.Errors)
 	r.Kernel = slices.Clone(r.Kernel)
 	r.TornAs = slices.Clone(r.TornAs)
@@ -181,8 +181,9 @@ func (p *Parser) tell(kind string, payload []byte) error {
 		p.boot().Bye = &b
 	case wire.KindErr:
 		r.Errors = keepFirst(r.Errors, string(payload))
-	case wire.KindEcho:
-		r.Echoes = append(r.Echoes[max(0, len(r.Echoes)-keep+1):len(r.Echoes):len(r.Echoes)], string(payload))
+	case wire.KindEcho, wire.KindAck:
+		n := len(r.Answers)
+		r.Answers = append(r.Answers[max(0, n-keep+1):n:n], string(payload))
 	}
 	return nil
 }

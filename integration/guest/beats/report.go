@@ -28,11 +28,11 @@ type Report struct {
 	LastMem *wire.Mem  // the latest, nil if none
 	Bad     []wire.Bad // the first few bad pages described
 
-	Echoes []string // the last few answers to echo
-	Errors []string // the first few lines ERR of the guest, and what is wrong with the boot's own story
-	Kernel []string // the first few lines that the kernel printed
-	TornAs []string // the first few torn lines
-	Panics uint64   // kernel panics
+	Answers []string // the last few lines ACK and ECHO, without their kind
+	Errors  []string // the first few lines ERR of the guest, and what is wrong with the boot's own story
+	Kernel  []string // the first few lines that the kernel printed
+	TornAs  []string // the first few torn lines
+	Panics  uint64   // kernel panics
 
 	Pending int // bytes of a line that is not finished yet
 }

@@ -49,6 +49,8 @@ func (g *guest) obey(line string) error {
 		return nil
 	case "echo":
 		g.console.say(wire.Text(wire.KindEcho, arg))
+	case "devices":
+		g.console.say(wire.Text(wire.KindAck, devices()))
 	case "verify":
 		g.requests <- wire.Word(arg)
 	case "rate":

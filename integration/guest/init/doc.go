@@ -7,11 +7,15 @@
 //	verify [TAG]   check all memory now; the answer is MEM … tag=TAG
 //	echo TEXT      answer ECHO TEXT
 //	rate N         rewrite N pages a second from now on, 0 for none
+//	devices        say which driver drives each virtio device
 //	reboot         restart the machine, through its firmware
 //	poweroff       switch the machine off
 //	panic          make the kernel panic
 //
 // and reads its parameters, qlive.NAME=VALUE, from the kernel's command line (type params).
+//
+// It loads the kernel modules that lie in /modules and takes every network interface up, so that
+// the devices of the machine are driven and not merely there.
 //
 // What keeps the truth undisturbed: one thread alone, scheduled before all others, writes to the
 // console, so that no line waits for another and none is mixed with another. Everyone else hands it

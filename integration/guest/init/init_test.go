@@ -25,7 +25,6 @@ func TestReadParams(t *testing.T) {
 	}{
 		"none":           {"console=ttyS0 quiet\n", std, ""},
 		"all":            {"qlive.fill_mb=8 qlive.dirty_mb=0 x=y qlive.dirty_pps=7 qlive.verify_s=0 qlive.beat_us=500", params{fillMiB: 8, dirtyPPS: 7, beat: 500 * time.Microsecond}, ""},
-		"modules":        {"qlive.modules=virtio,virtio_net", with(func(p *params) { p.modules = []string{"virtio", "virtio_net"} }), ""},
 		"no number":      {"qlive.fill_mb=many", std, "give it a whole number"},
 		"negative":       {"qlive.fill_mb=-1", std, "give it a whole number"},
 		"unknown":        {"qlive.fil_mb=1", std, "no such parameter"},

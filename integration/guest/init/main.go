@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -53,10 +52,11 @@ func run(fd int) error {
 	if g.params, err = readParams(string(cmdline)); err != nil {
 		return err
 	}
-	for _, name := range g.params.modules {
-		if err := loadModule(filepath.Join("/modules", name+".ko")); err != nil {
-			return err
-		}
+	if err := loadModules("/modules"); err != nil {
+		return err
+	}
+	if err := bringUp(); err != nil {
+		return err
 	}
 	seed, err := random()
 	if err != nil {

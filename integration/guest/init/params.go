@@ -14,7 +14,6 @@ type params struct {
 	dirtyPPS uint64        // qlive.dirty_pps: pages rewritten per second
 	verify   time.Duration // qlive.verify_s: pause between periodic verifications, 0 for none
 	beat     time.Duration // qlive.beat_us: period of the beat
-	modules  []string      // qlive.modules: kernel modules to load, in order, comma separated
 }
 
 // readParams reads the parameters off a kernel command line. What is not ours is ignored; what is
@@ -25,10 +24,6 @@ func readParams(cmdline string) (params, error) {
 		key, value, _ := strings.Cut(word, "=")
 		name, ours := strings.CutPrefix(key, "qlive.")
 		if !ours {
-			continue
-		}
-		if name == "modules" {
-			p.modules = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
 			continue
 		}
 		n, err := strconv.ParseUint(value, 10, 32)

@@ -63,7 +63,7 @@ func ParseStat(text string) (Stat, error) {
 	if s.Parent, err = strconv.Atoi(rest[parent]); err != nil {
 		return bad()
 	}
-	const most = uint64(1 << 40) // more centuries than a process lives
+	const most = uint64(1 << 39) // more years than a process lives, and what a Duration holds
 	s.User = time.Duration(min(user, most)) * (time.Second / ticks)
 	s.System = time.Duration(min(system, most)) * (time.Second / ticks)
 	return s, nil

@@ -1,7 +1,8 @@
 package daemon
 
 import (
-	"net"
+	"errors"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -9,14 +10,10 @@ import (
 	"qlive/vmstate"
 )
 
-const (
-	consoleReach = 2 * time.Second        // to connect and to hand the bytes to the kernel
-	consoleTaken = 30 * time.Second       // for the guest to read them
-	consoleQuiet = 200 * time.Millisecond // between two looks
-)
+// typeLimit bounds how long typing on a console may take: QEMU reads as fast as the guest's serial port does.
+const typeLimit = 30 * time.Second
 
-// Console types input on the guest's console. It returns once QEMU has taken all of it: a guest's serial port reads slowly, and bytes
-// that wait in the socket are lost when it is closed.
+// Console types input on the guest's console. It returns once the kernel has all of it; the guest reads it in its own time.
 func (d *Daemon) Console(vm string, input []byte) error {
 	m, err := d.machine(vm)
 	if err != nil {
@@ -32,49 +29,21 @@ func (d *Daemon) Console(vm string, input []byte) error {
 		return vmstate.Errorf(vmstate.Unsupported, "cannot type on the console of %s: it has no serial port", vm).
 			With("start it with -serial stdio, or without -nodefaults")
 	}
-	m.typing.Lock() // QEMU serves one client at a time
+	m.typing.Lock() // so that what two people type is not mixed
 	defer m.typing.Unlock()
-	conn, err := net.DialTimeout("unix", g.line.Consoles[0].Socket, consoleReach)
+	// QEMU holds the FIFO open for reading: without it there would be ENXIO at once, instead of a wait.
+	f, err := os.OpenFile(g.line.Consoles[0].Input, os.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return vmstate.Errorf(vmstate.QEMU, "cannot reach the console of %s: %w", vm, err)
 	}
-	defer conn.Close()
-	return typeOn(conn.(*net.UnixConn), input)
-}
-
-func typeOn(conn *net.UnixConn, input []byte) error {
-	read := make(chan struct{})
-	go func() { // what the guest writes is in QEMU's own log; here it is only taken off the socket, so that nothing waits for us
-		defer close(read)
-		buf := make([]byte, 4096)
-		for {
-			if _, err := conn.Read(buf); err != nil {
-				return
-			}
-		}
-	}()
-	defer func() { conn.Close(); <-read }()
-	if err := conn.SetWriteDeadline(time.Now().Add(consoleReach)); err != nil {
-		return err
+	defer f.Close()
+	if err := f.SetWriteDeadline(time.Now().Add(typeLimit)); err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot type on the console of %s: %w", vm, err)
 	}
-	if _, err := conn.Write(input); err != nil {
-		return vmstate.Errorf(vmstate.QEMU, "cannot type on the console: %w", err)
+	if _, err := f.Write(input); errors.Is(err, os.ErrDeadlineExceeded) {
+		return vmstate.Errorf(vmstate.Timeout, "cannot type on the console of %s: the guest has not read it within %s", vm, typeLimit)
+	} else if err != nil {
+		return vmstate.Errorf(vmstate.QEMU, "cannot type on the console of %s: %w", vm, err)
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	for deadline := time.Now().Add(consoleTaken); ; time.Sleep(consoleQuiet) {
-		var left int
-		var ioctl error
-		if err := raw.Control(func(fd uintptr) { left, ioctl = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
-			return err
-		}
-		if ioctl != nil || left == 0 {
-			return ioctl
-		}
-		if time.Now().After(deadline) {
-			return vmstate.Errorf(vmstate.Timeout, "cannot type on the console: the guest has not read %d bytes within %s", left, consoleTaken)
-		}
-	}
+	return nil
 }

@@ -72,6 +72,9 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot make the folder of the QEMU: %w", err)
 	}
+	if err := qemu.MakeConsoles(p.line); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(p.dir))
+	}
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
 		Binary: p.binary.Path, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),

@@ -127,6 +127,9 @@ func sideBySide(t *testing.T, b *qemu.Binary, info *qemu.Info, args []string, fa
 		if generation == 0 {
 			files = makeRAM(t, line.Regions)
 		}
+		if err := qemu.MakeConsoles(line); err != nil {
+			t.Fatal(err)
+		}
 		p := run(t, b, line.Argv(), files, dir, filepath.Join(place.Dir, "qemu.log"))
 		m := dial(t, p, line.Monitor)
 		checkState(t, m, generation)
@@ -340,7 +343,7 @@ func checkNames(t *testing.T, p *qemu.Process, line *cmdline.Line) {
 		}
 	}
 	for _, c := range line.Consoles {
-		for _, path := range []string{c.Socket, c.Log} {
+		for _, path := range []string{c.Input, c.Log} {
 			if _, err := os.Lstat(path); err != nil {
 				t.Error(err)
 			}

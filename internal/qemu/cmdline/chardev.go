@@ -30,7 +30,7 @@ func (r *rewriter) console(id, name string) Console {
 	if id == "" {
 		id = "qlive-" + file
 	}
-	c := Console{ID: id, Socket: r.in(file + ".sock"), Log: r.in(file + ".log")}
+	c := Console{ID: id, Input: r.in(file + ".in"), Log: r.in(file + ".out")}
 	if name == "console" {
 		r.line.Consoles = slices.Insert(r.line.Consoles, r.ports[name]-1, c)
 	} else {
@@ -39,9 +39,11 @@ func (r *rewriter) console(id, name string) Console {
 	return c
 }
 
-// chardev is the value of -chardev for the console.
+// chardev is the value of -chardev for the console. QEMU's pipe opens PATH.in and PATH.out for reading and writing: a FIFO, and here
+// a plain file, which takes every byte at once. A socket loses the byte that is on its way when its client goes, from its
+// log as well.
 func (c Console) chardev() string {
-	return "socket,id=" + escape(c.ID) + ",path=" + escape(c.Socket) + ",server=on,wait=off,logfile=" + escape(c.Log) + ",logappend=off"
+	return "pipe,id=" + escape(c.ID) + ",path=" + escape(strings.TrimSuffix(c.Input, ".in"))
 }
 
 // isClient tells whether a socket backend dials out.
@@ -91,7 +93,7 @@ func (r *rewriter) keepLog(p *props, why []string) (edit, error) {
 	return change(p.String(), strings.Join(why, "; "))
 }
 
-// terminal puts a socket of qlive's in the place of stdio or a pty.
+// terminal puts a console of qlive's in the place of stdio or a pty.
 func (r *rewriter) terminal(p *props, id string) (edit, error) {
 	if r.s.monitorOnly[id] {
 		return change("null,id="+escape(id), whyControl)

@@ -142,7 +142,7 @@ func render(l *cmdline.Line) string {
 		fmt.Fprintf(b, "name %s %s -> %s\n", n.Kind, n.Public, n.Path)
 	}
 	for _, c := range l.Consoles {
-		fmt.Fprintf(b, "console %s %s %s\n", c.ID, c.Socket, c.Log)
+		fmt.Fprintf(b, "console %s %s %s\n", c.ID, c.Input, c.Log)
 	}
 	for _, w := range l.Warnings {
 		fmt.Fprintf(b, "warning %s\n", w)

@@ -161,9 +161,6 @@ const maxSocketPath = 107
 
 func (r *rewriter) checkPaths() error {
 	paths := []string{r.line.Monitor}
-	for _, c := range r.line.Consoles {
-		paths = append(paths, c.Socket)
-	}
 	for _, n := range r.line.Names {
 		if n.Kind == NameSocket {
 			paths = append(paths, n.Path)

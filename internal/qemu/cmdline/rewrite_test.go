@@ -109,8 +109,8 @@ func TestWhoIsTheConsole(t *testing.T) {
 	} {
 		var got []string
 		for _, c := range rewrite(t, first(), words).Consoles {
-			name := strings.TrimSuffix(strings.TrimPrefix(c.Socket, first().Dir+"/"), ".sock")
-			if c.Log != first().Dir+"/"+name+".log" {
+			name := strings.TrimSuffix(strings.TrimPrefix(c.Input, first().Dir+"/"), ".in")
+			if c.Log != first().Dir+"/"+name+".out" {
 				t.Errorf("%q: log is %s", words, c.Log)
 			}
 			got = append(got, name+"="+c.ID)
@@ -189,7 +189,7 @@ func TestNamesDoNotCollide(t *testing.T) {
 	line := rewrite(t, first(), "-qmp unix:/a/qmp.sock,server=on,wait=off -vnc unix:/b/qmp.sock -pidfile console.log -D /x/"+strings.Repeat("long", 30))
 	seen := map[string]bool{line.Monitor: true}
 	for _, c := range line.Consoles {
-		seen[c.Socket], seen[c.Log] = true, true
+		seen[c.Input], seen[c.Log] = true, true
 	}
 	for _, n := range line.Names {
 		if seen[n.Path] || !strings.HasPrefix(n.Path, first().Dir+"/") || len(n.Path) > 60 {

@@ -126,9 +126,9 @@ const (
 
 // Console is a character device of the guest that qlive serves in place of the user's terminal.
 type Console struct {
-	ID     string `json:"id"`     // of the character device
-	Socket string `json:"socket"` // where QEMU listens; one client at a time
-	Log    string `json:"log"`    // everything that the guest has written, kept by QEMU itself
+	ID    string `json:"id"`    // of the character device
+	Input string `json:"input"` // a FIFO that QEMU reads what is typed from; it must be there before QEMU starts
+	Log   string `json:"log"`   // everything that the guest has written, kept by QEMU itself
 }
 
 // quote is s as it stands inside a message.

@@ -198,6 +198,17 @@ func TestPanic(t *testing.T) {
 	m.awaitExit()
 }
 
+// With its driver the guest tells QEMU that it panics, and QEMU ends as it does by default.
+func TestPanicReachesQEMU(t *testing.T) {
+	drivers, err := guest.Modules(cached(t, "kernel/modules"), "pvpanic_pci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := boot(t, spec{modules: drivers, args: []string{"-device", "pvpanic-pci"}})
+	m.ask("panic", func(r beats.Report) bool { return r.Boots[0].Bye != nil })
+	m.awaitExit()
+}
+
 // A reset from outside, at any moment, may cut a line but loses nothing else.
 func TestReset(t *testing.T) {
 	m := boot(t, spec{kernel: &guest.Params{FillMiB: 8}})

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,16 +70,20 @@ func (c *Console) Attach(rw io.ReadWriteCloser) {
 // read reads one end until it ends.
 func (c *Console) read(e *end) {
 	defer c.readers.Done()
+	buf := make([]byte, 4096)
 	for {
-		buf := make([]byte, 4096)
 		n, err := e.rw.Read(buf)
 		at := time.Now()
 		c.mu.Lock()
-		if n > 0 {
-			e.chunks = append(e.chunks, chunk{at, buf[:n]})
-		}
 		e.eof = err != nil
-		c.judge()
+		if c.ends[0] == e {
+			c.judge(chunk{at, buf[:n]})
+		} else {
+			e.chunks = append(e.chunks, chunk{at, slices.Clone(buf[:n])})
+		}
+		if e.eof {
+			c.proceed()
+		}
 		c.mu.Unlock()
 		if err != nil {
 			_ = e.rw.Close()
@@ -87,25 +92,37 @@ func (c *Console) read(e *end) {
 	}
 }
 
-// judge takes in what is read and whose turn it is. The lock is held.
-func (c *Console) judge() {
-	for len(c.ends) > 0 {
-		e := c.ends[0]
-		for _, k := range e.chunks {
-			c.parser.Feed(k.data, k.at)
-			if c.raw == nil {
-				continue
-			}
-			if _, err := c.raw.Write(k.data); err != nil && c.broken == nil {
-				c.broken = fmt.Errorf("cannot keep the console's bytes: %w", err)
-			}
-		}
-		e.chunks = nil
-		if !e.eof {
+// proceed goes on to the next end if the first one has ended and is judged. The lock is held.
+func (c *Console) proceed() {
+	for len(c.ends) > 0 && c.ends[0].eof {
+		c.ends = c.ends[1:]
+		if len(c.ends) == 0 {
 			break
 		}
-		c.ends = c.ends[1:]
+		for _, k := range c.ends[0].chunks {
+			c.judge(k)
+		}
+		c.ends[0].chunks = nil
 	}
+	c.tell()
+}
+
+// judge takes in bytes of the first end. The lock is held.
+func (c *Console) judge(k chunk) {
+	c.parser.Feed(k.data, k.at)
+	if c.raw != nil {
+		if _, err := c.raw.Write(k.data); err != nil && c.broken == nil {
+			c.broken = fmt.Errorf("cannot keep the console's bytes: %w", err)
+		}
+	}
+	// QEMU sends byte by byte; only a whole line is news.
+	if bytes.IndexByte(k.data, '\n') >= 0 || c.broken != nil {
+		c.tell()
+	}
+}
+
+// tell wakes whoever waits. The lock is held.
+func (c *Console) tell() {
 	close(c.changed)
 	c.changed = make(chan struct{})
 }

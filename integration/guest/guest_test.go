@@ -171,14 +171,15 @@ func TestConsoleJoinsGenerations(t *testing.T) {
 	}
 	// The target speaks before the source has ended: its bytes wait for their turn.
 	write(t, target, beat(3)+beat(4))
-	if r, err := c.Await(ctx, "the first beat", func(r beats.Report) bool { return r.Beats == 1 }); err != nil || r.Pending != 5 {
+	r, err := c.Await(ctx, "the first beat", func(r beats.Report) bool { return r.Beats == 1 })
+	if err != nil || r.Pending != 5 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	write(t, source, beat(2)[5:])
 	if err := source.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.Await(ctx, "four beats", func(r beats.Report) bool { return r.Beats == 4 })
+	r, err = c.Await(ctx, "four beats", func(r beats.Report) bool { return r.Beats == 4 })
 	if err != nil || r.Check() != nil {
 		t.Fatalf("%v, %v", r.Check(), err)
 	}

@@ -18,7 +18,8 @@ type Module struct {
 }
 
 // VirtioModules are the names of the drivers with which the guest drives the virtio devices that it
-// has: network card, disk, entropy source, balloon.
+// has: network card, disk, entropy source, balloon. (The driver that tells QEMU of a panic is
+// "pvpanic_pci".)
 func VirtioModules() []string {
 	return []string{"virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "virtio_balloon"}
 }

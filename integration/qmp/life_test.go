@@ -17,6 +17,9 @@ import (
 	"qlive/internal/qmp"
 )
 
+// brief is a deadline that is to pass, though not before the command has been sent.
+const brief = 500 * time.Millisecond
+
 // streamMagic begins every state that QEMU saves.
 const streamMagic = 0x5145564d
 
@@ -236,7 +239,7 @@ func TestHungAndKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := q.Stop(within(t, 100*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, qmp.ErrClosed) {
+			if err := q.Stop(within(t, brief)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, qmp.ErrClosed) {
 				t.Errorf("QEMU stands still: %v", err)
 			}
 		}
@@ -247,7 +250,7 @@ func TestHungAndKilled(t *testing.T) {
 		if err := q.Cont(ctx); err != nil {
 			t.Fatalf("QEMU goes on: %v", err)
 		}
-		if late := q.log.of("stop"); len(late) != 2 || late[0].Err != nil || late[0].Received.Sub(late[0].Sent) < 100*time.Millisecond {
+		if late := q.log.of("stop"); len(late) != 2 || late[0].Err != nil || late[0].Received.Sub(late[0].Sent) < brief {
 			t.Errorf("late replies: %+v", late)
 		}
 		if err := q.cmd.Process.Signal(syscall.SIGSTOP); err != nil {

@@ -24,7 +24,7 @@ const patience = 60 * time.Second
 
 const ramBytes = 64 << 20
 
-func within(t *testing.T, d time.Duration) context.Context {
+func within(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
@@ -48,7 +48,7 @@ type qemu struct {
 }
 
 // guestRAM is shared memory for -object memory-backend-file: descriptor 3 in a QEMU of start.
-func guestRAM(t *testing.T) *os.File {
+func guestRAM(t testing.TB) *os.File {
 	t.Helper()
 	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -63,7 +63,7 @@ func guestRAM(t *testing.T) *os.File {
 }
 
 // launch runs a QEMU with a small machine, its guest not started.
-func launch(t *testing.T, version string, ram *os.File, args ...string) *qemu {
+func launch(t testing.TB, version string, ram *os.File, args ...string) *qemu {
 	t.Helper()
 	found, err := env.Locate()
 	binary := found.QEMU(version)
@@ -102,7 +102,7 @@ func launch(t *testing.T, version string, ram *os.File, args ...string) *qemu {
 }
 
 // start is launch, and a connection to the monitor.
-func start(t *testing.T, version string, ram *os.File, args ...string) *qemu {
+func start(t testing.TB, version string, ram *os.File, args ...string) *qemu {
 	t.Helper()
 	q := launch(t, version, ram, args...)
 	var transcript bytes.Buffer

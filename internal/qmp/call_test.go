@@ -192,7 +192,7 @@ func TestTimeoutKeepsTheConnection(t *testing.T) {
 		m.WaitHangUp()
 	}, seen)
 
-	_, err := c.QueryBlock(within(t, short))
+	_, err := c.QueryBlock(within(t, brief))
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, qmp.ErrClosed) {
 		t.Fatalf("got %v, want a timeout", err)
 	}

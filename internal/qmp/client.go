@@ -59,7 +59,7 @@ func New(ctx context.Context, conn *net.UnixConn, opts Options) (*Client, error)
 }
 
 // handshake ends with the monitor in command mode. The capability oob is taken where it is offered: QEMU then reads
-// ahead while it executes, which saves a pipelined command about a tenth of a millisecond.
+// ahead while it executes, which hides the reading of a pipelined command.
 func (c *Client) handshake(ctx context.Context, exited <-chan struct{}) error {
 	select {
 	case <-c.greeted:

@@ -24,8 +24,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds what must happen; a test that fails by it tells what it waited for.
 const patience = 20 * time.Second
 
-// short bounds what must not happen.
+// short is how long a test looks whether something happens that must not.
 const short = 50 * time.Millisecond
+
+// brief is a deadline that is to pass, though not before the command has been sent, be the machine ever so busy.
+const brief = time.Second
 
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()

@@ -37,7 +37,7 @@ func TestSendToAHungQEMU(t *testing.T) {
 			args := map[string]string{"filler": strings.Repeat("x", size)}
 			var calls []*qmp.Call
 			for {
-				call, err := c.Start(within(t, 20*short), "fill", args) // encoding takes time too
+				call, err := c.Start(within(t, brief), "fill", args) // encoding takes time too
 				if err != nil {
 					if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "cannot send fill") {
 						t.Fatalf("got %v, want a timeout", err)
@@ -129,7 +129,7 @@ func TestFilesGoOneByOne(t *testing.T) {
 	defer file.Close()
 	fd := int(file.Fd())
 
-	if err := c.Getfd(within(t, short), "one", fd); !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.Getfd(within(t, brief), "one", fd); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v, want a timeout", err)
 	}
 	if err := c.Getfd(within(t, short), "two", fd); !errors.Is(err, context.DeadlineExceeded) ||

@@ -2,6 +2,7 @@ package proc_test
 
 import (
 	"os"
+	"os/exec"
 	"testing"
 	"unsafe"
 
@@ -102,6 +103,34 @@ func TestManyRegions(t *testing.T) {
 		n, err := p.PresentBytes(proc.Range{Start: start, End: start + uint64(len(mem))})
 		if err != nil || n != uint64(pages/2*page) {
 			t.Errorf("%s: %d bytes present, want %d; %v", name, n, pages/2*page, err)
+		}
+	}
+}
+
+// TestPagemapOfTheDead must not pass for a process without pages, nor for another process.
+func TestPagemapOfTheDead(t *testing.T) {
+	for name, open := range map[string]func(int) (*proc.Pagemap, error){"scan": proc.OpenPagemap, "read": proc.OpenSlowPagemap} {
+		cmd := exec.Command("/bin/sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		maps, err := proc.ReadMaps(cmd.Process.Pid)
+		if err != nil || len(maps) == 0 {
+			t.Fatal(maps, err)
+		}
+		p, err := open(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Fatal("it was not killed")
+		}
+		if n, err := p.PresentBytes(proc.Range{Start: maps[0].Start, End: maps[0].End}); err == nil {
+			t.Errorf("%s: the dead has %d bytes", name, n)
 		}
 	}
 }

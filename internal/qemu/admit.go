@@ -119,7 +119,8 @@ func admit(path string, depth int) (*Binary, error) {
 		return nil, denied(path, "it is a script that does not name its interpreter's path", "begin it with a line such as #!/bin/sh")
 	}
 	if _, err := admit(filepath.Clean(words[0]), depth+1); err != nil {
-		return nil, fmt.Errorf("cannot run %s, because of its interpreter: %w", path, err)
+		p := vmstate.ProblemOf(err)
+		return nil, &vmstate.Error{Kind: p.Kind(), Detail: "cannot run " + path + ", because of its interpreter: " + p.Detail, Remedy: p.Remedy, Err: err}
 	}
 	return b, nil
 }

@@ -3,6 +3,7 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -83,6 +84,9 @@ func Start(c Command) (*Process, error) {
 }
 
 func start(c Command, log *os.File) (*Process, error) {
+	if err := keepOurs(); err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot keep descriptors from %s: %w", c.Binary, err)
+	}
 	pidfd := -1
 	cmd := &exec.Cmd{
 		Path: c.Binary, Args: append([]string{c.Binary}, c.Args...), Dir: c.Dir, Env: c.Env, ExtraFiles: c.Files,
@@ -102,6 +106,16 @@ func start(c Command, log *os.File) (*Process, error) {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot watch the process of %s: %w", c.Binary, err)
 	}
 	return p, nil
+}
+
+// keepOurs keeps descriptors that this process itself has inherited, from a shell or a service manager, out of the processes
+// that it starts: they could be one end of anything. What Go opens is kept out anyhow.
+func keepOurs() error {
+	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return nil // before Linux 5.11
+	}
+	return err
 }
 
 // hold makes a Process of a child that has just been started.

@@ -86,6 +86,7 @@ func TestBlockNames(t *testing.T) {
 				"ram":   {"-object", "memory-backend-ram,id=m,size=128M"},
 				"memfd": {"-object", "memory-backend-memfd,id=m,size=128M"},
 				"file":  {"-object", "memory-backend-file,id=m,size=128M,mem-path=/dev/shm"},
+				"on":    {"-object", "memory-backend-ram,id=m,size=128M,x-use-canonical-path-for-ramblock-id=on"},
 				"off":   {"-object", "memory-backend-memfd,id=m,size=128M,x-use-canonical-path-for-ramblock-id=off"},
 			} {
 				t.Run(version+"/"+machine+"/"+name, func(t *testing.T) {

@@ -113,6 +113,10 @@ func (r *rewriter) machine(o option) (edit, error) {
 			p.set("memory-backend", r.facts.Machine.RAMID)
 			why = append(why, whyRAM)
 		}
+		for _, key := range r.s.without {
+			p.set(key, "off")
+			why = append(why, "for -no-"+key)
+		}
 	}
 	return change(p.String(), strings.Join(why, "; "))
 }
@@ -162,6 +166,9 @@ func (r *rewriter) completeMachine() {
 		}
 		r.add(whyRAM, "-object", object)
 		machine += ",memory-backend=" + escape(id)
+	}
+	for _, key := range r.s.without {
+		machine += "," + key + "=off"
 	}
 	if r.s.lastMachine < 0 {
 		r.add(whyPin, "-machine", machine)

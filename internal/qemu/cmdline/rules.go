@@ -22,8 +22,10 @@ func rules() map[string]rule {
 
 		"daemonize": gone("qlive itself lets QEMU run in the background, and must know its process"),
 		"pidfile":   (*rewriter).pidfile, "D": (*rewriter).logfile, "trace": (*rewriter).trace, "run-with": (*rewriter).runWith,
-		"async-teardown": gone(whyTeardown),
-		"loadvm":         (*rewriter).loadvm, "cpu": (*rewriter).cpu, "global": (*rewriter).global, "icount": (*rewriter).icount,
+		"async-teardown": gone(whyTeardown), "runas": (*rewriter).runas,
+		"no-hpet": gone("later QEMUs do not have this option: -machine hpet=off says the same"),
+		"no-acpi": gone("later QEMUs do not have this option: -machine acpi=off says the same"),
+		"loadvm":  (*rewriter).loadvm, "cpu": (*rewriter).cpu, "global": (*rewriter).global, "icount": (*rewriter).icount,
 		"audiodev": (*rewriter).audio, "audio": (*rewriter).audio,
 	}
 	for name, why := range refusals() {
@@ -139,7 +141,7 @@ func (r *rewriter) trace(o option) (edit, error) {
 	return change(p.String(), whyLog)
 }
 
-// runWith takes away what ties QEMU's life to another process.
+// runWith takes away what ties QEMU's life to another process, and says the rest as the version of this QEMU knows it.
 func (r *rewriter) runWith(o option) (edit, error) {
 	p, err := read(o, "")
 	if err != nil {
@@ -156,10 +158,24 @@ func (r *rewriter) runWith(o option) (edit, error) {
 	if p.remove("exit-with-parent") {
 		why = append(why, "the guest outlives the daemon that starts it")
 	}
+	if user := p.str("user"); user != "" && !r.place.Version.AtLeast(9, 1) {
+		p.remove("user")
+		why = append(why, "QEMU before 9.1 does not have this option: -runas says the same")
+		r.add("for -run-with user=", "-runas", user)
+	}
 	if len(p.parts) == 0 {
 		return drop(strings.Join(why, "; "))
 	}
 	return change(p.String(), strings.Join(why, "; "))
+}
+
+// runas says it as the version of this QEMU knows it.
+func (r *rewriter) runas(o option) (edit, error) {
+	if !r.place.Version.AtLeast(9, 1) {
+		return keep()
+	}
+	r.add("for -runas", "-run-with", "user="+escape(o.value))
+	return drop("later QEMUs do not have this option: -run-with user= says the same")
 }
 
 func (r *rewriter) loadvm(option) (edit, error) {

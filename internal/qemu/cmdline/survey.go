@@ -12,6 +12,7 @@ type survey struct {
 	machine      map[string]string // properties of all -machine options, the last one of each
 	lastMachine  int               // index in opts, -1 if there is none
 	typeMachine  int               // the option that names the machine type, -1 if none does
+	without      []string          // parts of the machine that -no-hpet and -no-acpi take away
 	memory       uint64            // size by -m
 	memPath      string
 	prealloc     bool            // -mem-prealloc
@@ -41,6 +42,8 @@ func (r *rewriter) survey() error {
 			err = r.surveyObject(o)
 		case "numa", "device":
 			err = r.surveyDevice(o)
+		case "no-hpet", "no-acpi":
+			r.s.without = append(r.s.without, strings.TrimPrefix(o.name, "no-"))
 		case "mem-path":
 			r.s.memPath = o.value
 		case "mem-prealloc":

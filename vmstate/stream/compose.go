@@ -65,6 +65,7 @@ const (
 // NewComposer prepares a stream that goes to w. Nothing is written yet.
 func NewComposer(w io.Writer, config Config) (*Composer, error) {
 	c := &Composer{w: w, config: Configuration{Machine: config.Machine, PageBits: config.PageBits}, last: -1}
+	c.buf = make([]byte, 0, 2*flushBytes) // so that nothing grows while the guest stands
 	if config.IgnoreShared {
 		c.config.Capabilities = []string{CapabilityIgnoreShared}
 	}

@@ -17,8 +17,8 @@ type Stream struct {
 }
 
 // Parse takes a whole stream apart: what `migrate` or xen-save-devices-state wrote, or a Composer. The
-// result refers to b, which must not be changed while it is used. Beyond b it allocates at most about
-// forty times len(b), for a stream made of nothing but the shortest sections, and for a real one far less.
+// result refers to b, which must not be changed while it is used. It allocates less than len(b) for a
+// stream of a QEMU, and at most a hundred times as much for one made of nothing but the shortest sections.
 //
 // Errors are *FormatError; one that wraps ErrAmbiguous means that the stream is not broken.
 func Parse(b []byte) (*Stream, error) {

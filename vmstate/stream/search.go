@@ -1,5 +1,7 @@
 package stream
 
+import "slices"
+
 // stepsPerByte bounds the work: a stream that needs more has been made to need it.
 const stepsPerByte = 16
 
@@ -110,6 +112,9 @@ func (p *parser) push(s step) {
 	}
 	if s.Kind == KindFull {
 		p.devices++
+	}
+	if len(p.path) == cap(p.path) {
+		p.path = slices.Grow(p.path, max(64, len(p.path))) // doubling keeps the sum of what is allocated low
 	}
 	p.path = append(p.path, s)
 }

@@ -77,7 +77,7 @@ func (p *parser) payload(c *cursor, s *step) bool {
 	i := p.footers.first(s.ID, s.Payload.Start)
 	pos, ok := p.footers.at(i, s.ID)
 	if !ok {
-		return p.fail(s.Offset, s, "has no footer: the stream is cut off, or comes from a machine type without footers")
+		return p.fail(s.Offset, s, "has no footer with a section or the final EOF behind it: the stream is cut off, goes on after its end, or comes from a machine type without footers")
 	}
 	s.next, s.Payload.End = i+1, pos
 	return true

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"mime"
@@ -98,16 +99,33 @@ func (c *Client) check(resp *http.Response, err error) error {
 }
 
 func (c *Client) unreachable(err error) error {
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
-	case errors.Is(err, fs.ErrPermission):
-		return vmstate.Errorf(vmstate.Denied, "cannot connect to %s: %w", c.socket, err).With("use sudo, or let an administrator add you to the socket's group")
-	case errors.Is(err, fs.ErrNotExist):
-		return vmstate.Errorf(vmstate.Unavailable, "cannot reach the daemon: there is no socket %s: %w", c.socket, err).
-			With("start it with `qlive daemon`, or say where it listens with --socket or QLIVE_SOCKET")
 	}
-	return vmstate.Errorf(vmstate.Unavailable, "cannot reach the daemon at %s: %w", c.socket, err).With("`qlive doctor` looks for the reason")
+	e := &vmstate.Error{Kind: vmstate.Unavailable, Err: err}
+	switch cause := root(err); {
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind = vmstate.Denied
+		e.Detail = fmt.Sprintf("cannot connect to %s: %v", c.socket, cause)
+		return e.With("use sudo, or let an administrator add you to the socket's group")
+	case errors.Is(err, fs.ErrNotExist):
+		e.Detail = fmt.Sprintf("cannot reach the daemon: there is no socket %s", c.socket)
+		return e.With("start it with `qlive daemon`, or say where it listens with --socket or QLIVE_SOCKET")
+	default:
+		e.Detail = fmt.Sprintf("cannot reach the daemon at %s: %v", c.socket, cause)
+		return e.With("`qlive doctor` looks for the reason")
+	}
+}
+
+// root is the last error of the chain: the layers above it only repeat the address.
+func root(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
 }
 
 func (c *Client) broken(err error) error {

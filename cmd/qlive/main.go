@@ -1,0 +1,33 @@
+// Command qlive upgrades QEMU under running guests: the daemon and every verb that asks it for something.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"qlive/cmd/qlive/cli"
+	"qlive/vmstate"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	dir, err := os.Getwd()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "qlive: cannot tell the working directory: %v\n", err)
+		return vmstate.ExitOther
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // the second signal ends the process at once
+	return cli.Run(ctx, cli.Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Dir: dir, Version: version,
+		Daemon: serve,
+	}, os.Args[1:])
+}

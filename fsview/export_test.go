@@ -11,6 +11,7 @@ import (
 var (
 	FileName       = fileName
 	ParseMountinfo = parseMountinfo
+	MountFUSE      = mountFUSE
 )
 
 // WithClock is o with another clock for the tree.

@@ -45,7 +45,17 @@ func (h *controlHandle) Write(ctx context.Context, data []byte, _ int64) (uint32
 	m := h.tree.moment()
 	h.tree.refusals.note(m.snap, m.now, vm, string(data[:min(len(data), 200)]), err)
 	h.tree.opts.Logger.Info().Str("vm", vm).Bytes("written", data[:min(len(data), 200)]).Err(err).Msg("command refused")
-	return 0, vmstate.KindOf(err).Info().Errno
+	return 0, errnoOf(err)
+}
+
+// errnoOf is the errno of err's kind. EAGAIN it must not be: runtimes that keep descriptors in epoll, such as
+// Go's, would wait until the file can be written, of which nobody will tell them.
+func errnoOf(err error) syscall.Errno {
+	errno := vmstate.KindOf(err).Info().Errno
+	if errno == syscall.EAGAIN {
+		return syscall.ESHUTDOWN
+	}
+	return errno
 }
 
 func (h *controlHandle) obey(ctx context.Context, data []byte) error {

@@ -307,8 +307,10 @@ func TestLogOfAnotherVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.files = nil
-	c.generation()
-	c.write("new 1\n")
+	for g := range 3 {
+		c.generation()
+		c.write(fmt.Sprintf("new %d\n", g))
+	}
 	if rest, err := io.ReadAll(f); err != nil || string(buf)+string(rest) != "old 1\nold 2\n" {
 		t.Errorf("%q, then %q, %v", buf, rest, err)
 	}

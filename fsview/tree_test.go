@@ -74,7 +74,7 @@ func TestDoc(t *testing.T) {
 	})
 	t.Run("errors", func(t *testing.T) {
 		for _, row := range vmstate.Kinds() {
-			name := unix.ErrnoName(row.Errno)
+			name := unix.ErrnoName(ctlErrno(row))
 			if name == "ENOTSUP" {
 				name = "EOPNOTSUPP" // the same number, and what strerror speaks of
 			}

@@ -61,7 +61,7 @@ func refused(t *testing.T, tree Target) {
 // WriteCtl writes one command to a VM's ctl, with one write(2).
 func (tree Target) WriteCtl(t *testing.T, vm, line string) error {
 	t.Helper()
-	// Not os.File: it would wait for a better time where the answer is EAGAIN.
+	// Not os.File, which may split a write, or repeat it.
 	fd, err := unix.Open(tree.path(vm, "ctl"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package guest_test
 import (
 	"encoding/binary"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -254,13 +255,25 @@ func TestPauseIsSeen(t *testing.T) {
 	m.poweroff()
 }
 
-func TestWrongParameterIsSaid(t *testing.T) {
-	m := start(t, spec{kernel: &guest.Params{KernelParams: []string{"qlive.fill_mb=many"}}})
-	r, err := m.console.Await(m.ctx, "a panic", func(r beats.Report) bool { return r.Panics > 0 })
-	if err != nil {
-		t.Fatal(err)
+// What is wrong with the guest itself is said before it dies of it.
+func TestFailureIsSaid(t *testing.T) {
+	tests := map[string]struct {
+		params guest.Params
+		want   string
+	}{
+		"a wrong parameter": {guest.Params{KernelParams: []string{"qlive.fill_mb=many"}}, "give it a whole number"},
+		"too much to fill":  {guest.Params{FillMiB: 250}, "cannot fill 250 MiB"},
 	}
-	if r.Check() == nil {
-		t.Errorf("nothing wrong with %+v", r)
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := start(t, spec{kernel: &tt.params})
+			r, err := m.console.Await(m.ctx, "a panic", func(r beats.Report) bool { return r.Panics > 0 })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Errors) != 1 || !strings.Contains(r.Errors[0], tt.want) || r.Check() == nil {
+				t.Errorf("errors %q, judged %v; want %q", r.Errors, r.Check(), tt.want)
+			}
+		})
 	}
 }

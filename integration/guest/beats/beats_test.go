@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -168,7 +169,14 @@ var pieces = []string{up(1), up(2), fill(7), run(1, 5), run(3, 9), beat(8), beat
 	"B 1 2", "[    1.2] Kernel panic - not syncing: x\r\n", "[    2.0] hm\n", bye("reboot", 5), text(wire.KindErr, "e"), text(wire.KindEcho, "x"),
 	"\x00junk", strings.Repeat("long", 1000), string(wire.Bad{What: "zero"}.Append(nil))}
 
-var compare = cmp.Options{cmp.AllowUnexported(beats.Histogram{}), cmpopts.EquateEmpty()}
+// difference tells two reports apart, but for Pending: an endless line is kept in part.
+func difference(a, b beats.Report) string {
+	a.Pending, b.Pending = 0, 0
+	if reflect.DeepEqual(a, b) {
+		return "" // the comparison below takes a hundred times as long
+	}
+	return cmp.Diff(a, b, cmp.AllowUnexported(beats.Histogram{}), cmpopts.EquateEmpty())
+}
 
 // The generations of a guest's QEMU cut its console anywhere; so do reads.
 func TestCutsDoNotMatter(t *testing.T) {
@@ -195,12 +203,10 @@ func TestCutsDoNotMatter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := p.Report()
-		got.Pending, joined.Pending, want.Pending = 0, 0, 0 // an endless line is kept in part
-		if diff := cmp.Diff(want, got, compare); diff != "" {
+		if diff := difference(want, p.Report()); diff != "" {
 			t.Errorf("fed in pieces, -want +got:\n%s", diff)
 		}
-		if diff := cmp.Diff(want, joined, compare); diff != "" {
+		if diff := difference(want, joined); diff != "" {
 			t.Errorf("joined, -want +got:\n%s", diff)
 		}
 	})
@@ -289,8 +295,7 @@ func FuzzAnalyze(f *testing.F) {
 		p.Feed(in[:cut], time.Time{})
 		p.Feed(in[cut:], time.Time{})
 		got := p.Report()
-		got.Pending, want.Pending = 0, 0
-		if diff := cmp.Diff(want, got, compare); diff != "" {
+		if diff := difference(want, got); diff != "" {
 			t.Errorf("cut at %d, -want +got:\n%s", cut, diff)
 		}
 		if lines := uint64(bytes.Count(in, []byte{'\n'})); got.Beats+got.Torn+got.Mems > lines {

@@ -58,6 +58,9 @@ func run(fd int) error {
 	if err := bringUp(); err != nil {
 		return err
 	}
+	if err := roomFor(g.params.fillMiB); err != nil {
+		return err
+	}
 	seed, err := random()
 	if err != nil {
 		return err

@@ -35,6 +35,23 @@ func mountAll() error {
 	return nil
 }
 
+// reserve is what a guest needs besides the memory that it fills, in bytes.
+const reserve = 12 << 20
+
+// roomFor says whether there is memory to be filled with so many MiB: a guest that runs out of it
+// dies with less to tell.
+func roomFor(mib uint64) error {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return fmt.Errorf("cannot see how much memory is free: %w", err)
+	}
+	if free := info.Freeram * uint64(info.Unit); mib<<20+reserve > free {
+		return fmt.Errorf("cannot fill %d MiB: %d MiB are free, of which the guest needs %d; give the machine more or fill_mb less",
+			mib, free>>20, reserve>>20)
+	}
+	return nil
+}
+
 // rawConsole makes the terminal fd pass bytes as they are, in both directions, and echo nothing.
 func rawConsole(fd int) error {
 	var t syscall.Termios

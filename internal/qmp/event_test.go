@@ -163,6 +163,24 @@ func TestFloodStallsNothing(t *testing.T) {
 	}
 }
 
+func TestCloseDropsTheQueue(t *testing.T) {
+	c := dial(t, func(m *qmptest.Conn) {
+		m.Handshake()
+		r := m.Expect("stop")
+		m.Event("STOP", nil)
+		m.Return(r, nil)
+		m.WaitHangUp()
+	})
+	events := c.Subscribe()
+	if err := c.Stop(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	events.Close()
+	if e, err := events.Next(within(t, patience)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, %v from a closed subscription", e.Name, err)
+	}
+}
+
 func TestEventsBeforeTheEndAreGivenOut(t *testing.T) {
 	c := dial(t, func(m *qmptest.Conn) {
 		m.Handshake()

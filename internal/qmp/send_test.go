@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,32 @@ func TestSendToAHungQEMU(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A context that ends just as its command is sent must not cut the next command short.
+func TestCancelledSendersHarmNobody(t *testing.T) {
+	c := dial(t, func(m *qmptest.Conn) {
+		m.Handshake()
+		m.Serve(map[string]qmptest.Handler{"query-name": func(qmptest.Request) (any, error) { return struct{}{}, nil }})
+	})
+	for i := range 500 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancelled := make(chan struct{})
+		go func() {
+			for range i % 100 { // let it fall before, into and after the sending
+				runtime.Gosched()
+			}
+			cancel()
+			close(cancelled)
+		}()
+		if _, err := c.QueryName(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if _, err := c.QueryName(within(t, patience)); err != nil {
+			t.Fatalf("round %d, the next command: %v", i, err)
+		}
+		<-cancelled
 	}
 }
 

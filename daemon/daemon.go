@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -23,6 +25,7 @@ type Daemon struct {
 	cfg        Config
 	log        zerolog.Logger
 	failpoints flip.Failpoints
+	answerTime time.Duration // for a QEMU to answer on its monitor after its start
 	hub        *hub
 	registry   *registry
 	prober     *qemu.Prober
@@ -46,6 +49,8 @@ type Options struct {
 	Version    string
 	Log        zerolog.Logger
 	Failpoints flip.Failpoints // nil for none
+	// MonitorLimit is how long a QEMU may take to answer on its monitor after its start; 0 takes the default, 20 seconds.
+	MonitorLimit time.Duration
 }
 
 // New makes a daemon; nothing is opened yet.
@@ -53,7 +58,8 @@ func New(cfg Config, opts Options) *Daemon {
 	h := newHub()
 	d := &Daemon{
 		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h), prober: qemu.NewProber(),
-		failpoints: opts.Failpoints, machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
+		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit),
+		machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
 	}
 	d.metrics = newMetrics(opts.Version, d.registry)
 	d.running, d.stop = context.WithCancelCause(context.Background())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,7 @@ type generation struct {
 	binary *qemu.Binary
 	info   *qemu.Info
 	side   *flip.Side
-	words  *os.File // transcript of its monitor
+	words  *transcript
 }
 
 // plan is what a generation is started from.
@@ -86,7 +87,7 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 	if err := g.remember(); err != nil {
 		return g, err
 	}
-	return g, g.meet(ctx, m.observers(p.number)...)
+	return g, g.meet(ctx, m.d.answerTime, m.observers(p.number)...)
 }
 
 // remember writes down who the process is, for whoever finds the folder later.
@@ -101,20 +102,34 @@ func (g *generation) remember() error {
 	return nil
 }
 
-// meet connects to the monitor.
-func (g *generation) meet(ctx context.Context, observers ...qmp.Observer) error {
-	words, err := os.OpenFile(filepath.Join(g.dir, "qmp.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_CLOEXEC, 0o600)
+// transcript is a QEMU's monitor, written down.
+type transcript struct {
+	*qmp.Transcript
+	file *os.File
+}
+
+func newTranscript(path string) (*transcript, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot keep the monitor's transcript: %w", err)
+		return nil, vmstate.Errorf(vmstate.Host, "cannot keep the monitor's transcript: %w", err)
+	}
+	return &transcript{qmp.NewTranscript(f), f}, nil
+}
+
+func (t *transcript) close() error { return errors.Join(t.Close(), t.file.Close()) }
+
+// meet connects to the monitor, which must answer within the limit.
+func (g *generation) meet(ctx context.Context, limit time.Duration, observers ...qmp.Observer) error {
+	words, err := newTranscript(filepath.Join(g.dir, "qmp.log"))
+	if err != nil {
+		return err
 	}
 	g.words = words
-	ctx, cancel := context.WithTimeoutCause(ctx, monitorLimit,
-		vmstate.Errorf(vmstate.Timeout, "cannot reach the monitor of %s within %s", g.binary.Path, monitorLimit).
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		vmstate.Errorf(vmstate.Timeout, "cannot reach the monitor of %s within %s", g.binary.Path, limit).
 			With("see QEMU's log; does the binary pass QEMU's arguments on?"))
 	defer cancel()
-	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{
-		Exited: g.side.Gone(), Observers: append(observers, qmp.NewTranscript(words)),
-	})
+	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{Exited: g.side.Gone(), Observers: append(observers, words)})
 	switch {
 	case errors.Is(err, qmp.ErrExited):
 		e := g.side.Process.Ended("start " + g.binary.Path)
@@ -147,7 +162,7 @@ func (g *generation) hangUp() {
 		g.side.Monitor.Close()
 	}
 	if g.words != nil {
-		g.words.Close()
+		_ = g.words.close() // what it could not write is missing in a log
 	}
 }
 

@@ -29,7 +29,7 @@ func (q *qemu) channel(t *testing.T) net.Conn {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
 	defer theirs.Close()
-	q.do("getfd", map[string]any{"fdname": "channel"}, nil, theirs)
+	q.give("getfd", map[string]any{"fdname": "channel"}, theirs)
 	q.do("migrate-incoming", map[string]any{"uri": "fd:channel"}, nil)
 	conn, err := net.FileConn(ours)
 	if err != nil {
@@ -83,6 +83,7 @@ type journey struct {
 	from, to  string
 	args      []string // of both
 	prelaunch bool     // the run state is patched; else it arrives paused
+	plugged   string   // a device plugged into the running source; the target has it from the start
 	private   bool     // nothing is shared: all memory goes through the stream
 
 	// booted waits until the guest has come n times through its firmware in this QEMU, and gives what tells
@@ -106,16 +107,18 @@ func standard(machine string, more ...string) []string {
 func TestHandover(t *testing.T) {
 	q35 := standard("pc-q35-7.2", "-device", "virtio-net-pci")
 	journeys := map[string]journey{
-		"7.2.22 to itself":              {from: env.Installed, to: env.Installed, args: q35},
-		"7.2.22 to 10.0.2":              {from: env.Installed, to: env.Backport, args: q35, prelaunch: true},
-		"7.2.22 to 10.0.13":             {from: env.Installed, to: env.Stable, args: q35},
-		"7.2.22 to 11.1.3":              {from: env.Installed, to: env.Newest, args: q35, prelaunch: true},
-		"11.1.3 to 7.2.22":              {from: env.Newest, to: env.Installed, args: q35},
-		"11.1.3 to 7.2.22 prelaunch":    {from: env.Newest, to: env.Installed, args: q35, prelaunch: true},
-		"10.0.2 to 11.1.3":              {from: env.Backport, to: env.Newest, args: q35},
-		"11.1.3 to 10.0.13":             {from: env.Newest, to: env.Stable, args: q35},
-		"10.0.13 to 7.2.22":             {from: env.Stable, to: env.Installed, args: q35},
-		"i440fx":                        {from: env.Installed, to: env.Newest, args: standard("pc-i440fx-7.2", "-device", "e1000")},
+		"7.2.22 to itself":           {from: env.Installed, to: env.Installed, args: q35},
+		"7.2.22 to 10.0.2":           {from: env.Installed, to: env.Backport, args: q35, prelaunch: true},
+		"7.2.22 to 10.0.13":          {from: env.Installed, to: env.Stable, args: q35},
+		"7.2.22 to 11.1.3":           {from: env.Installed, to: env.Newest, args: q35, prelaunch: true},
+		"11.1.3 to 7.2.22":           {from: env.Newest, to: env.Installed, args: q35},
+		"11.1.3 to 7.2.22 prelaunch": {from: env.Newest, to: env.Installed, args: q35, prelaunch: true},
+		"10.0.2 to 11.1.3":           {from: env.Backport, to: env.Newest, args: q35},
+		"11.1.3 to 10.0.13":          {from: env.Newest, to: env.Stable, args: q35},
+		"10.0.13 to 7.2.22":          {from: env.Stable, to: env.Installed, args: q35},
+		"i440fx":                     {from: env.Installed, to: env.Newest, args: standard("pc-i440fx-7.2", "-device", "e1000")},
+		"device plugged later": {from: env.Installed, to: env.Newest, args: standard("pc-i440fx-7.2"),
+			plugged: "virtio-net-pci,addr=0x5"},
 		"two CPUs":                      {from: env.Installed, to: env.Newest, args: slices.Concat(q35, []string{"-smp", "2"})},
 		"machine with SWITCHOVER_START": {from: env.Stable, to: env.Newest, args: standard("pc-q35-10.0")},
 		"UEFI":                          {from: env.Installed, to: env.Newest, args: uefi(t), booted: shell},
@@ -164,6 +167,11 @@ func (j journey) run(t *testing.T) {
 	memory := ram(t, ramBytes)
 	source := start(t, j.from, memory, j.args...)
 	firmware := j.booted(t, source, 1)
+	if j.plugged != "" {
+		driver, address, _ := strings.Cut(j.plugged, ",addr=")
+		source.do("device_add", map[string]any{"driver": driver, "addr": address, "id": "plugged"}, nil)
+		j.args = slices.Concat(j.args, []string{"-device", j.plugged})
+	}
 	target := start(t, j.to, memory, slices.Concat(j.args, waiting)...)
 	j.handOver(t, source, target)
 

@@ -79,7 +79,7 @@ func start(t *testing.T, version string, memory *os.File, args ...string) *qemu 
 			t.Logf("QEMU %s wrote:\n%s", version, text)
 		}
 	})
-	q.monitor = dialMonitor(t, socket, q.died)
+	q.monitor = dialMonitor(t, socket, q.exited)
 	return q
 }
 
@@ -134,15 +134,13 @@ func (q *qemu) machine() string {
 // enable switches migration capabilities on.
 func (q *qemu) enable(names ...string) {
 	q.t.Helper()
-	type capability struct {
-		Capability string `json:"capability"`
-		State      bool   `json:"state"`
-	}
-	var list []capability
+	on := map[string]bool{}
 	for _, name := range names {
-		list = append(list, capability{name, true})
+		on[name] = true
 	}
-	q.do("migrate-set-capabilities", map[string]any{"capabilities": list}, nil)
+	if err := q.MigrateSetCapabilities(q.t.Context(), on); err != nil {
+		q.t.Fatal(err)
+	}
 }
 
 // deviceState stops nothing: it asks for the device state of a guest that stands, and reads it.

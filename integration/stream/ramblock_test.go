@@ -1,11 +1,11 @@
 package stream_test
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,31 +22,17 @@ type block struct {
 // ramBlocks asks for all blocks, the largest first. QEMU before 8.0 does not tell where they lie.
 func (q *qemu) ramBlocks(t *testing.T, shared ...string) []block {
 	t.Helper()
-	var text struct {
-		Text string `json:"human-readable-text"`
+	list, err := q.QueryRAMBlocks(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	q.do("x-query-ramblock", nil, &text)
 	var blocks []block
-	lines := bufio.NewScanner(strings.NewReader(text.Text))
-	lines.Scan()
-	for lines.Scan() {
-		var b block
-		name, rest, found := strings.Cut(strings.TrimSpace(lines.Text()), " KiB  ")
-		if !found {
-			t.Fatalf("x-query-ramblock says %q", lines.Text())
+	for _, b := range list {
+		mine := block{Block: stream.Block{Name: b.Name, Used: b.Used, Shared: slices.Contains(shared, b.Name)}, offset: b.Offset, max: b.Total, host: b.HVA}
+		if mine.Shared {
+			q.do("qom-get", map[string]any{"path": "/objects/" + b.Name + "/" + b.Name + "[0]", "property": "addr"}, &mine.Addr)
 		}
-		b.Name, _, _ = strings.Cut(name, " ")
-		n, _ := fmt.Sscan(rest, &b.offset, &b.Used, &b.max, &b.host)
-		if n < 3 {
-			t.Fatalf("x-query-ramblock says %q", lines.Text())
-		}
-		for _, id := range shared {
-			if b.Name == id {
-				b.Shared = true
-				q.do("qom-get", map[string]any{"path": "/objects/" + id + "/" + id + "[0]", "property": "addr"}, &b.Addr)
-			}
-		}
-		blocks = append(blocks, b)
+		blocks = append(blocks, mine)
 	}
 	q.findHosts(t, blocks)
 	return blocks

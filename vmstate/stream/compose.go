@@ -207,8 +207,8 @@ func (c *Composer) Flush() error {
 }
 
 // Finish ends the stream with the devices' state, which is what xen-save-devices-state wrote, whole.
-// It is checked before any of it is written. A state that wraps ErrAmbiguous is sent all the same
-// unless its run state is to be replaced: QEMU itself is not confused by it.
+// It is checked before any of it is written. One whose error wraps ErrAmbiguous is sent all the same, as
+// it is, if its run state may stay "running": QEMU itself is not confused by it.
 func (c *Composer) Finish(deviceState []byte, how Finish) error {
 	if err := c.ready(phaseBegun); err != nil {
 		return err
@@ -223,7 +223,7 @@ func (c *Composer) Finish(deviceState []byte, how Finish) error {
 	c.closeRAM()
 	at := len(c.buf)
 	c.buf = append(c.buf, body...)
-	if how.RunState != "" {
+	if patch >= 0 {
 		setRunState(c.buf[at+patch:at+patch+globalStateBytes], how.RunState)
 	}
 	if how.Ping != 0 {
@@ -240,35 +240,36 @@ func (c *Composer) Finish(deviceState []byte, how Finish) error {
 }
 
 // checkDevices gives the sections of a device state without header and EOF, and where in them the
-// run state's section has its payload.
+// run state's section has its payload; patch is -1 if that is to stay as it is.
 func (c *Composer) checkDevices(state []byte, how Finish) (body []byte, patch int, err error) {
 	if how.RunState != "" {
 		if err := checkRunState(how.RunState); err != nil {
-			return nil, 0, err
+			return nil, -1, err
 		}
 	}
 	parsed, err := Parse(state)
-	if errors.Is(err, ErrAmbiguous) && how.RunState == "" {
-		return state[headerBytes : len(state)-1], 0, nil
+	if errors.Is(err, ErrAmbiguous) && (how.RunState == "" || how.RunState == savedRunState) {
+		return state[headerBytes : len(state)-1], -1, nil
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, -1, err
 	}
 	if parsed.Configuration != nil || parsed.Description != nil {
-		return nil, 0, errors.New("cannot take the devices' state from a whole migration stream: give what xen-save-devices-state wrote")
+		return nil, -1, errors.New("cannot take the devices' state from a whole migration stream: give what xen-save-devices-state wrote")
 	}
 	for i := range parsed.Sections {
 		if s := &parsed.Sections[i]; s.Kind != KindFull || s.ID == RAMSectionID {
-			return nil, 0, fmt.Errorf("cannot take over %s at offset %d: only devices' state is expected", s, s.Offset)
+			return nil, -1, fmt.Errorf("cannot take over %s at offset %d: only devices' state is expected", s, s.Offset)
 		}
 	}
-	if how.RunState != "" {
-		if patch, err = globalState(state, parsed.Sections); err != nil {
-			return nil, 0, err
-		}
-		patch -= headerBytes
+	if how.RunState == "" {
+		return state[headerBytes : len(state)-1], -1, nil
 	}
-	return state[headerBytes : len(state)-1], patch, nil
+	payload, err := globalState(state, parsed.Sections)
+	if err != nil {
+		return nil, -1, err
+	}
+	return state[headerBytes : len(state)-1], payload - headerBytes, nil
 }
 
 // ready says why a call cannot be obeyed now.

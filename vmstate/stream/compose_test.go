@@ -332,14 +332,16 @@ func TestConfigErrors(t *testing.T) {
 
 // A state that can be read in two ways is sent as it is.
 func TestAmbiguousStateIsSent(t *testing.T) {
-	var out bytes.Buffer
-	c := composer(t, &out)
-	if err := errors.Join(c.Begin(blocks()), c.Finish(ambiguous().eof(), stream.Finish{})); err != nil {
-		t.Fatal(err)
-	}
 	state := ambiguous().eof()
-	if !bytes.Contains(out.Bytes(), state[8:]) {
-		t.Error("the state is not in the stream")
+	for _, runState := range []string{"", "running"} {
+		var out bytes.Buffer
+		c := composer(t, &out)
+		if err := errors.Join(c.Begin(blocks()), c.Finish(state, stream.Finish{RunState: runState})); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(out.Bytes(), state[8:]) {
+			t.Error("the state is not in the stream")
+		}
 	}
 }
 

@@ -17,12 +17,15 @@ const (
 	runStateBytes      = 32
 )
 
+// savedRunState is what xen-save-devices-state writes, whatever the guest's run state is.
+const savedRunState = "running"
+
 // RunStates are the run states that a loading QEMU accepts: any other makes it abort or fail. A
 // guest that arrives "running" or "paused" in a QEMU started with -S is paused there.
 func RunStates() []string {
 	return []string{
 		"running", "paused", "prelaunch", "suspended", "shutdown", "io-error", "internal-error",
-		"watchdog", "guest-panicked", "finish-migrate", "postmigrate", "colo",
+		"watchdog", "guest-panicked", "postmigrate",
 	}
 }
 

@@ -235,21 +235,21 @@ func TestPauseIsSeen(t *testing.T) {
 	lag := m.console.Report().Boots[0].Lag()
 	m.console.Window()
 	m.hmp("stop")
-	const pause = 300 * time.Millisecond
+	const pause = time.Second
 	time.Sleep(pause) // the pause itself, not a wait
 	m.hmp("cont")
 	if err := m.console.AwaitBeats(m.ctx, 100); err != nil {
 		t.Fatal(err)
 	}
 	w := m.console.Window()
-	if w.Host < pause*9/10 || w.Guest > w.Host/2 {
+	if w.Host < pause/2 || w.Guest > w.Host/2 {
 		t.Errorf("a pause of %v shows as %v by the host's clock, %v by the guest's", pause, w.Host, w.Guest)
 	}
 	r := m.console.Report()
 	if err := r.Check(); err != nil {
 		t.Error(err)
 	}
-	if lag = r.Boots[0].Lag() - lag; lag < pause*9/10 {
+	if lag = r.Boots[0].Lag() - lag; lag < pause/2 {
 		t.Errorf("the guest's clock fell behind by %v over a pause of %v", lag, pause)
 	}
 	m.poweroff()

@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long a test waits for anything: emulated guests on a busy machine are slow.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 // spec says what machine to start.
 type spec struct {

@@ -196,12 +196,10 @@ func (r *rewriter) oldChardev(o option, dev string) (edit, error) {
 		if err != nil {
 			return edit{}, invalid(o, err.Error(), "write unix:PATH,server=on,wait=off")
 		}
-		p.parts = append([]part{{key: "backend", value: "socket"}}, p.parts...)
 		e, err := r.socket(o, p)
 		if err != nil {
 			return edit{}, err
 		}
-		p.parts = p.parts[1:]
 		e.value = before + "unix:" + p.String()
 		return e, nil
 	case slices.Contains([]string{"tcp", "telnet", "tn3270", "websocket"}, kind) && strings.Contains(rest, "server"):

@@ -131,14 +131,14 @@ func (g *generation) meet(ctx context.Context, limit time.Duration, observers ..
 	defer cancel()
 	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{Exited: g.side.Gone(), Observers: append(observers, words)})
 	switch {
-	case errors.Is(err, qmp.ErrExited):
+	case err != nil && g.side.EndedSoon(): // whatever it was that broke off
 		e := g.side.Process.Ended("start " + g.binary.Path)
-		e.Remedy = "see what QEMU says"
+		e.Remedy = "see what QEMU says: this binary cannot make the guest's machine"
 		return e
 	case err != nil && context.Cause(ctx) != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return vmstate.Errorf(vmstate.QEMU, "cannot talk to %s: %w", g.binary.Path, err)
+		return vmstate.Errorf(vmstate.QEMU, "cannot talk to %s: %w", g.binary.Path, err).With("see QEMU's log; is the binary a QEMU?")
 	}
 	g.side.Monitor = monitor
 	v := monitor.Version()

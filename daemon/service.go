@@ -94,6 +94,12 @@ func named(err error, vm string) error {
 	return &vmstate.Error{Kind: p.Kind(), Step: p.Step, VM: vm, Detail: p.Detail, Remedy: p.Remedy, Words: p.QEMU, Err: err}
 }
 
+// atStep says at which step of a handoff an error came.
+func atStep(step string, err error) error {
+	p := vmstate.ProblemOf(err)
+	return &vmstate.Error{Kind: p.Kind(), Step: step, VM: p.VM, Detail: p.Detail, Remedy: p.Remedy, Words: p.QEMU, Err: err}
+}
+
 // reserve takes a name, so that nobody else starts a VM of it.
 func (d *Daemon) reserve(name string) error {
 	d.mu.Lock()
@@ -203,7 +209,7 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 	}
 	binary, err := qemu.Admit(spec.Binary, d.cfg.AllowedBinaries)
 	if err != nil {
-		return vmstate.Migration{}, named(err, spec.VM)
+		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 	}
 	d.mu.Lock()
 	closing := d.closing

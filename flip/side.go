@@ -92,7 +92,7 @@ func (s *Side) first(ctx context.Context, when string, wait func(context.Context
 	go func() { answer <- wait(ctx) }()
 	select {
 	case err := <-answer:
-		if err != nil && s.endedSoon() {
+		if err != nil && s.EndedSoon() {
 			return s.died(when)
 		}
 		return err
@@ -103,9 +103,9 @@ func (s *Side) first(ctx context.Context, when string, wait func(context.Context
 	}
 }
 
-// endedSoon tells whether the process is dead or about to be seen dead: its monitor is closed a moment before its pidfd
-// says so.
-func (s *Side) endedSoon() bool {
+// EndedSoon tells whether the process is dead or about to be seen dead: its monitor is closed a moment before its pidfd
+// says so. It waits 200 ms at the most.
+func (s *Side) EndedSoon() bool {
 	select {
 	case <-s.Gone():
 		return true

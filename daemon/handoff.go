@@ -79,7 +79,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
-		Spec: spec, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
+		Spec: spec, Number: run.number, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints,
 		Gate: &m.gate, Log: m.log,
 	})
@@ -130,43 +130,30 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	return g.side, err
 }
 
-// publish shows the handoff, and its regions as those of the VM.
+// publish shows the handoff, and its regions as those of the VM. The VM is what the handoff says before anybody can read it: from
+// committed on it is the target that has the guest, and with the end the VM is free for the next handoff.
 func (r *run) publish(v vmstate.Migration) {
 	m := r.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.d.registry.putMigration(v)
 	m.value.Regions = v.Regions
-	m.publishLocked()
+	gone := false
+	switch {
+	case v.Phase == vmstate.Committed && m.current != r.target:
+		r.moveLocked()
+	case v.Phase.Ended():
+		gone = r.endLocked(v)
+	}
+	if !gone {
+		m.publishLocked()
+	}
+	m.d.registry.putMigration(v)
 }
 
-// run does the handoff and lets the machine go on with the QEMU that has the guest then.
-func (r *run) run(ctx context.Context) {
-	_, err := r.handoff.Run(ctx)
+// moveLocked makes the target the QEMU that has the guest.
+func (r *run) moveLocked() {
 	m := r.m
-	m.tracing.Store(nil)
-	result := r.handoff.Migration()
-	m.d.metrics.handedOver(result)
-	log := m.log.Info()
-	if err != nil {
-		log = m.log.Warn().Err(err)
-	}
-	log.Str("migration", result.ID).Str("phase", string(result.Phase)).Interface("pause_us", result.PauseUS).Msg("handoff ended")
-	switch result.Phase {
-	case vmstate.Completed:
-		r.succeed()
-	case vmstate.Failed:
-		r.fail(err)
-	default:
-		r.giveUp()
-	}
-}
-
-// succeed makes the target the QEMU that has the guest. The source is dead.
-func (r *run) succeed() {
-	m := r.m
-	m.mu.Lock()
-	m.current, m.handoff = r.target, nil
+	m.current = r.target
 	m.completed++
 	m.past = append(m.past, r.source.binary.Path)
 	m.logs = append(m.logs, r.target.log())
@@ -176,37 +163,38 @@ func (r *run) succeed() {
 	if err := m.names.move(m.spec.Dir, r.target.line.Names); err != nil {
 		m.log.Warn().Err(err).Msg("public names not moved")
 	}
-	m.publishLocked()
-	m.mu.Unlock()
-	r.source.hangUp()
-	if err := r.source.side.Process.Release(); err != nil {
-		m.log.Warn().Err(err).Msg("source not let go of")
-	}
 	m.d.tasks.Go(func() { m.watch(r.target, r.events) })
-	r.look(r.target)
 }
 
-// giveUp goes on with the source. The target, if there was one, is dead; its log is what remains of it.
-func (r *run) giveUp() {
+// endLocked frees the VM for what comes next, and tells whether the VM has ended with the handoff.
+func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 	m := r.m
+	m.handoff = nil
+	m.tracing.Store(nil)
+	switch v.Phase {
+	case vmstate.Completed:
+		r.source.hangUp()
+		if err := r.source.side.Process.Release(); err != nil {
+			m.log.Warn().Err(err).Msg("source not let go of")
+		}
+		return false
+	case vmstate.Failed: // everything is left as it is, for a person to look at
+		m.ending = v.Error
+		m.value.Status = vmstate.Broken
+		return false
+	}
 	if r.target != nil {
 		r.dropTarget()
 	}
-	m.mu.Lock()
-	m.handoff = nil
-	source := r.source
-	if exit, over := source.side.Process.Exited(); over {
-		// The guest went of itself while it was being handed over.
-		m.log.Info().Str("exit", exit.String()).Msg("source ended during the handoff")
-		m.stopLocked(source, "")
-		m.mu.Unlock()
-		return
+	if _, over := r.source.side.Process.Exited(); over {
+		m.log.Info().Msg("the guest ended while it was being handed over")
+		m.stopLocked(r.source, "")
+		return true
 	}
-	m.publishLocked()
-	m.mu.Unlock()
-	r.look(source)
+	return false
 }
 
+// dropTarget clears away a target that never had the guest; it is dead.
 func (r *run) dropTarget() {
 	if r.events != nil {
 		r.events.Close()
@@ -216,21 +204,28 @@ func (r *run) dropTarget() {
 	}
 }
 
-// fail leaves everything as it is for a person to look at: nothing runs that did not run before.
-func (r *run) fail(err error) {
-	m := r.m
+// run does the handoff.
+func (r *run) run(ctx context.Context) {
+	_, err := r.handoff.Run(ctx)
+	m, result := r.m, r.handoff.Migration()
+	m.d.metrics.handedOver(result)
+	log := m.log.Info()
+	if err != nil {
+		log = m.log.Warn().Err(err)
+	}
+	log.Str("migration", result.ID).Str("phase", string(result.Phase)).Interface("pause_us", result.PauseUS).Msg("handoff ended")
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.handoff = nil
-	m.ending = vmstate.ProblemOf(err)
-	m.value.Status = vmstate.Broken
-	m.publishLocked()
-}
-
-func (r *run) look(g *generation) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	g := m.current
+	m.mu.Unlock()
+	if g == nil || result.Phase == vmstate.Failed {
+		return
+	}
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
 	defer cancel()
-	if err := r.m.refresh(ctx, g); err != nil && !errors.Is(err, qmp.ErrClosed) {
-		r.m.log.Warn().Err(err).Msg("run state not read")
+	if err := m.refresh(look, g); err != nil && !errors.Is(err, qmp.ErrClosed) {
+		m.log.Warn().Err(err).Msg("run state not read")
 	}
 }
+
+// lookLimit bounds the question after a handoff what the guest does.
+const lookLimit = 5 * time.Second

@@ -47,6 +47,7 @@ type ProcessID struct {
 type Config struct {
 	Migration vmstate.Migration     // id, VM and From filled in
 	Spec      vmstate.MigrationSpec // with defaults
+	Number    int                   // of the target's generation; the VM has no other of it
 	Way       vmstate.Way           // never auto
 	Source    *Side
 	// Plan finds out what the target is and whether it can take the guest, before anything is started.

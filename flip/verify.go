@@ -220,6 +220,19 @@ type featureWord struct {
 	Features uint32  `json:"features"`
 }
 
+// topologyBits are bits of w that follow from -smp alone. QEMU before 10.0 sets them as the guest asks (cpu_x86_cpuid), later ones when
+// the CPU is made (target/i386/cpu.c), so that the property differs and the guest sees the same.
+func topologyBits(w featureWord) uint32 {
+	const htt, cmpLegacy = 1 << 28, 1 << 1
+	switch {
+	case w.Leaf == 1 && w.Register == "EDX":
+		return htt
+	case w.Leaf == 0x80000001 && w.Register == "ECX":
+		return cmpLegacy
+	}
+	return 0
+}
+
 // cpuShape adds how many CPUs there are, their model and the CPUID bits that the guest is shown.
 func cpuShape(ctx context.Context, m *qmp.Client, shape map[string]string) error {
 	cpus, err := m.QueryCPUsFast(ctx)
@@ -244,6 +257,7 @@ func cpuShape(ctx context.Context, m *qmp.Client, shape map[string]string) error
 		return err
 	}
 	for _, w := range words {
+		w.Features &^= topologyBits(w)
 		if w.Features == 0 {
 			continue // a leaf that an older QEMU does not know is a leaf without features
 		}

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"qlive/internal/qmp"
 	"qlive/vmstate"
@@ -27,10 +31,15 @@ type deviceWay struct {
 	composer *stream.Composer
 	answers  *stream.ReturnPath
 	ahead    *mirror
-	saved    string // file that the source writes its devices into
+	saved    *os.File  // that the source writes its devices into
+	set      int64     // number of the set of descriptors through which it has that file
+	saving   *qmp.Call // its writing
 	source   *qmp.Subscription
 	target   *qmp.Subscription
 }
+
+// firstSet begins the numbers of the sets of descriptors that the source gets, one for each attempt.
+const firstSet = 1000
 
 // pingAhead is the number of the PING after what is sent ahead.
 const pingAhead = 1
@@ -38,8 +47,10 @@ const pingAhead = 1
 func (w *deviceWay) prepare(ctx context.Context) error {
 	h := w.h
 	w.source, w.target = h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe()
-	w.saved = filepath.Join(h.cfg.Source.Dir, "devices")
 	if err := w.open(ctx); err != nil {
+		return err
+	}
+	if err := w.openSaved(ctx); err != nil {
 		return err
 	}
 	var machine string
@@ -145,25 +156,65 @@ func (w *deviceWay) noAnswer(ctx context.Context, err error) error {
 	return fmt.Errorf("cannot read the target's answer: %w", err)
 }
 
+// openSaved makes the file that the source writes its devices into, and gives it to the source beforehand: QEMU reads a command one byte
+// at a time, some 3 µs each, so that a short name is a shorter pause.
+func (w *deviceWay) openSaved(ctx context.Context) error {
+	h := w.h
+	path := filepath.Join(h.cfg.Source.Dir, "devices")
+	write, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot make the file for the devices: %w", err)
+	}
+	defer write.Close()
+	if w.saved, err = os.Open(path); err != nil {
+		return fmt.Errorf("cannot open the file for the devices: %w", err)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("cannot unlink the file for the devices: %w", err)
+	}
+	w.set = firstSet + int64(h.cfg.Number)
+	if _, err := h.cfg.Source.Monitor.AddFd(ctx, w.set, "", int(write.Fd())); err != nil {
+		return fmt.Errorf("cannot give the source the file for its devices: %w", err)
+	}
+	return nil
+}
+
 func (w *deviceWay) switchOver(ctx context.Context) error {
 	defer w.deadline(ctx)()
 	return w.h.run(ctx,
-		step{name: "stop", do: w.h.stopSource},
+		step{name: "stop", do: w.stop},
 		step{name: "save", do: w.save},
 		step{name: "load", do: w.load},
 	)
 }
 
-// save lets the source write its devices, and meanwhile compares what was sent ahead with what it is now.
-func (w *deviceWay) save(ctx context.Context) error {
-	save, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.XenSaveDevicesStateCommand(w.saved, true))
+// stop stops the guest, and in the same write asks for its devices.
+func (w *deviceWay) stop(ctx context.Context) error {
+	save := qmp.Command{Name: "xen-save-devices-state", Args: struct {
+		Filename string `json:"filename"`
+	}{"/dev/fdset/" + strconv.FormatInt(w.set, 10)}} // live is true if not said
+	if !w.h.resume { // it stands already, and stays so
+		calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, save)
+		if err == nil {
+			w.saving = calls[0]
+		}
+		return err
+	}
+	w.h.stopped = time.Now()
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), save)
 	if err != nil {
 		return err
 	}
+	w.saving = calls[1]
+	return calls[0].Wait(ctx, nil)
+}
+
+// save compares what was sent ahead with what it is now, and waits for the devices.
+func (w *deviceWay) save(ctx context.Context) error {
 	if err := w.ahead.send(w.composer.Pages); err != nil {
 		return err
 	}
-	return save[0].Wait(ctx, nil)
+	return w.saving.Wait(ctx, nil)
 }
 
 // load sends the devices and waits until the target has loaded them. While it loads, the source says whether the guest still
@@ -173,7 +224,7 @@ func (w *deviceWay) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	devices, err := os.ReadFile(w.saved)
+	devices, err := io.ReadAll(w.saved)
 	if err != nil {
 		return fmt.Errorf("cannot read the devices that the source has saved: %w", err)
 	}
@@ -248,8 +299,18 @@ func (w *deviceWay) quietSinceStop() error {
 	}
 }
 
-// settle has nothing to do: the source is in no migration.
-func (w *deviceWay) settle(context.Context) error { return nil }
+// settle lets the source let go of the file. It is in no migration, so there is nothing else to do.
+func (w *deviceWay) settle(ctx context.Context) error {
+	if w.set == 0 {
+		return nil
+	}
+	set := w.set
+	w.set = 0
+	if err := w.h.cfg.Source.Monitor.RemoveFd(ctx, set); err != nil {
+		w.h.logf("the source keeps a descriptor: %v", err)
+	}
+	return nil
+}
 
 func (w *deviceWay) close() {
 	if w.conn != nil {
@@ -258,8 +319,8 @@ func (w *deviceWay) close() {
 	if w.ahead != nil {
 		w.ahead.close()
 	}
-	if w.saved != "" {
-		_ = os.Remove(w.saved) // a leftover costs 32 KB in the run directory until the next handoff
+	if w.saved != nil {
+		w.saved.Close()
 	}
 	for _, s := range []*qmp.Subscription{w.source, w.target} {
 		if s != nil {

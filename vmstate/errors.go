@@ -67,7 +67,7 @@ func Kinds() []KindInfo {
 		{QEMU, "QEMU failed", 502, syscall.EIO, ExitOther},
 		{Host, "The host refused", 500, syscall.EIO, ExitOther},
 		{Lost, "The guest is lost", 500, syscall.EIO, 8},
-		{Unavailable, "The daemon is not ready", 503, syscall.EAGAIN, ExitUnreachable},
+		{Unavailable, "The daemon is not ready", 503, syscall.ESHUTDOWN, ExitUnreachable},
 		{Internal, "Internal error", 500, syscall.EIO, ExitOther},
 	}
 }

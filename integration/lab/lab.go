@@ -41,9 +41,10 @@ type Lab struct {
 
 // Options of a lab.
 type Options struct {
-	Failpoints flip.Failpoints
-	NoTree     bool
-	Allowed    []string
+	Failpoints   flip.Failpoints
+	NoTree       bool
+	Allowed      []string
+	MonitorLimit time.Duration // as the daemon's
 }
 
 // New starts a daemon. It is ended, and what it started, when the test is over.
@@ -72,7 +73,7 @@ func New(t testing.TB, opts Options) *Lab {
 	if testing.Verbose() {
 		log = log.Level(zerolog.DebugLevel)
 	}
-	d := daemon.New(cfg, daemon.Options{Version: "test", Log: log, Failpoints: opts.Failpoints})
+	d := daemon.New(cfg, daemon.Options{Version: "test", Log: log, Failpoints: opts.Failpoints, MonitorLimit: opts.MonitorLimit})
 	if err := d.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -338,4 +339,21 @@ func (l *Lab) Cat(path ...string) string {
 		l.t.Fatal(err)
 	}
 	return strings.TrimSuffix(string(text), "\n")
+}
+
+// UEFI is how a guest gets UEFI firmware, with a flash of its own for the variables.
+func (l *Lab) UEFI(t testing.TB) []string {
+	t.Helper()
+	vars, err := os.ReadFile(l.Env.OVMFVars)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(l.Dir, "vars.fd")
+	if err := os.WriteFile(own, vars, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + l.Env.OVMFCode,
+		"-drive", "if=pflash,format=raw,unit=1,file=" + own,
+	}
 }

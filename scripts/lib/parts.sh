@@ -14,9 +14,9 @@ unpack_go() {
 	mv -T "$work/tree" "$cache/go"
 }
 
-have_kernel() { [[ -s $cache/kernel/vmlinuz ]]; }
+have_kernel() { [[ -s $cache/kernel/vmlinuz && -d $cache/kernel/modules ]]; }
 
-# unpack_kernel takes vmlinuz out of Debian's cloud kernel; nothing is installed.
+# unpack_kernel takes vmlinuz and its modules (virtio is among them) out of Debian's cloud kernel; nothing is installed.
 unpack_kernel() {
 	local work=$cache/tmp/kernel package
 	can_fetch
@@ -25,6 +25,8 @@ unpack_kernel() {
 	(cd "$work" && or_update apt-get -o APT::Sandbox::User=root download "$package")
 	unpack "$work" "$work/tree"
 	chmod 0644 "$work"/tree/boot/vmlinuz-*
+	rm -rf "$cache/kernel/modules"
+	mv -T "$(find "$work/tree" -path '*lib/modules' -type d)" "$cache/kernel/modules"
 	mv -T "$work"/tree/boot/vmlinuz-* "$cache/kernel/vmlinuz"
 }
 

@@ -171,7 +171,7 @@ func TestResize(t *testing.T) {
 }
 
 // Loading leaves the shared memory alone, to the last byte: until the guest is told to go on in the target, it can
-// go on in the source.
+// go on in the source. (Under KVM, the guest's clock page does change.)
 func TestSharedMemoryUntouched(t *testing.T) {
 	for _, version := range env.Versions() {
 		t.Run(version, func(t *testing.T) {

@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// The section that carries the guest's run state, and what of its payload has kept its meaning:
-// be32 length with the NUL, then a field that the name is padded with NULs to. Up to 8.1 the field had 100 bytes; since
-// 8.2 it has 32, and the rest says whether the guest had been suspended.
+// The section that carries the guest's run state. Its payload is be32, the length of the name with its
+// NUL, and 100 bytes, of which the name has 32, padded with NULs. (Up to 8.1 it had all of them.)
 const (
 	globalStateName    = "globalstate"
 	globalStateVersion = 1

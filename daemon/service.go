@@ -82,6 +82,7 @@ func (d *Daemon) start(ctx context.Context, m *machine, binary *qemu.Binary) (er
 	if m.facts, err = qemu.Learn(m.spec.Args, m.spec.Dir, info); err != nil {
 		return err
 	}
+	m.facts.PageBytes = m.spec.Memory.PageBytes
 	return m.launch(ctx, binary)
 }
 

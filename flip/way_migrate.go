@@ -81,7 +81,8 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 		case qmp.EventStop:
 			w.h.pause.qemuStop = e.QEMUTime
 			if w.live && w.h.resume {
-				w.h.stopped = e.Received
+				// Not when it was read here: a reader that is scheduled late would make the pause look shorter than it was.
+				w.h.stopped = e.Received.Add(-e.Received.Sub(e.QEMUTime))
 			}
 		case qmp.EventMigration:
 			done, err := ended(e, "source")

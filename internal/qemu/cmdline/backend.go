@@ -3,6 +3,7 @@ package cmdline
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -33,7 +34,23 @@ func (r *rewriter) backend(o option, p *props) (edit, error) {
 	p.set("qom-type", "memory-backend-file")
 	p.set("mem-path", r.region(g))
 	p.set("share", "on")
+	if align := r.alignment(g); align > 0 {
+		p.set("align", strconv.FormatUint(align, 10))
+	}
 	return change(p.String(), strings.Join(why, "; "))
+}
+
+// QEMU aligns what it maps to the file's pages alone; ordinary RAM that is not aligned to hugeAlign never gets transparent huge pages,
+// in this QEMU or in the next.
+const hugeAlign = 2 << 20 // bytes
+
+// alignment is what QEMU is told to align its mapping of g to, in bytes; 0 for nothing.
+func (r *rewriter) alignment(g Region) uint64 {
+	align := max(hugeAlign, g.PageBytes, r.facts.PageBytes)
+	if g.SizeBytes < align {
+		return 0
+	}
+	return align
 }
 
 // checkContent refuses backends that stand for a file's content rather than for RAM.

@@ -160,6 +160,9 @@ func (r *rewriter) completeMachine() {
 	machine := r.facts.Machine.Name
 	if r.plainRAM() {
 		object := fmt.Sprintf("memory-backend-file,id=%s,size=%d,mem-path=%s,share=on", escape(id), r.s.memory, r.line.Regions[0].path())
+		if align := r.alignment(r.line.Regions[0]); align > 0 {
+			object += fmt.Sprintf(",align=%d", align)
+		}
 		if r.canonicalNames() {
 			// The block of plain -m is named by its id in every machine type.
 			object += ",x-use-canonical-path-for-ramblock-id=off"

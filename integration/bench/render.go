@@ -1,0 +1,171 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"qlive/vmstate"
+)
+
+// Formats are the forms that a report can be written in.
+func Formats() []string { return []string{"table", "json", "markdown"} }
+
+// Write writes the report in one of the formats. Only json has every single handoff in it.
+func (r Report) Write(w io.Writer, format string) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	case "markdown":
+		return r.write(w, func(table [][]string) error { return writeMarkdown(w, table) })
+	case "table":
+		return r.write(w, func(table [][]string) error { return writeTable(w, table) })
+	}
+	return vmstate.Errorf(vmstate.Invalid, "cannot write a report as %q", format).With("choose from " + strings.Join(Formats(), ", "))
+}
+
+func (r Report) write(w io.Writer, write func([][]string) error) error {
+	if _, err := fmt.Fprintf(w, "%s\n", strings.Join(r.Machine.lines(), "\n")); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "%s, %d s, seed %d\n", r.Began.Format("2006-01-02 15:04 MST"), int(r.Took.Seconds()), r.Seed); err != nil {
+		return err
+	}
+	for _, group := range Groups() {
+		table := rowsTable(r.Rows, group)
+		if len(table) == 1 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\n%s\n\n", groupTitle(group)); err != nil {
+			return err
+		}
+		if err := write(table); err != nil {
+			return err
+		}
+	}
+	if len(r.Growth) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprint(w, "\nGrowth of the median pause with touched memory\n\n"); err != nil {
+		return err
+	}
+	table := [][]string{{"way", "ms per GiB", "95 %"}}
+	for _, g := range r.Growth {
+		table = append(table, []string{string(g.Contender), fmt.Sprintf("%+.3f", g.PerGiB.Value), interval(g.PerGiB, "%+.3f")})
+	}
+	return write(table)
+}
+
+func (m Machine) lines() []string {
+	where := ""
+	if m.Virtual {
+		where = ", itself virtual"
+	}
+	lines := []string{
+		fmt.Sprintf("%s, %d cores, %.0f GiB%s; Linux %s; guests under %s", m.CPU, m.Cores, gib(m.MemoryBytes), where, m.Kernel, m.Accelerator),
+		fmt.Sprintf("load %s before, %s after", m.LoadBefore, m.LoadAfter),
+	}
+	var versions []string
+	for _, v := range m.QEMU {
+		versions = append(versions, strings.TrimPrefix(v, "QEMU emulator version "))
+	}
+	slices.Sort(versions)
+	return append(lines, "QEMU "+strings.Join(versions, ", "))
+}
+
+func gib(bytes uint64) float64 { return float64(bytes) / (1 << 30) }
+
+func groupTitle(group string) string {
+	return map[string]string{
+		RAM:      "By touched memory",
+		Pages:    "By size of pages",
+		VCPUs:    "By number of vCPUs",
+		Devices:  "By number of virtio devices",
+		Versions: "By versions of QEMU",
+		Peers:    "Beside what QEMU offers by itself",
+	}[group]
+}
+
+// rowsTable has a heading and a line for each row of the group. Times are in ms, memory in MiB.
+func rowsTable(rows []Row, group string) [][]string {
+	table := [][]string{{"guest", "way", "n", "pause p50", "p95", "p99", "max", "QEMU's p50", "felt p50", "felt max", "total p50",
+		"held MiB", "target MiB", "CPU ms", "to floor", "95 %"}}
+	for _, r := range rows {
+		if r.Group != group {
+			continue
+		}
+		ratio, within := "", ""
+		if r.Ratio != nil {
+			ratio, within = fmt.Sprintf("%.2f", r.Ratio.Value), interval(*r.Ratio, "%.2f")
+		}
+		table = append(table, []string{
+			r.what(), string(r.Contender), fmt.Sprint(r.Count),
+			ms(r.Pause.P50), ms(r.Pause.P95), ms(r.Pause.P99), ms(r.Pause.Max), ms(r.QEMUPause.P50),
+			ms(r.HostGap.P50), ms(r.HostGap.Max), fmt.Sprintf("%.0f", r.Total.P50/1000),
+			mib(r.Held.P50), mib(r.Target.P50), fmt.Sprintf("%.0f", r.CPU.Mean/1000), ratio, within,
+		})
+	}
+	return table
+}
+
+// what tells the row's guest by what its group varies.
+func (r Row) what() string {
+	switch size := fmt.Sprintf("%d MiB", r.Shape.TouchedMiB); r.Group {
+	case Pages:
+		if r.Shape.HugePages {
+			return size + ", 2 MiB pages"
+		}
+		return size + ", 4 KiB pages"
+	case VCPUs:
+		return fmt.Sprintf("%s, %d vCPU", size, r.Shape.VCPUs)
+	case Devices:
+		return fmt.Sprintf("%s, %d devices", size, r.Shape.Devices)
+	case Versions:
+		return r.From + " to " + r.To
+	case Peers:
+		return fmt.Sprintf("%s, %s to %s", size, r.From, r.To)
+	default:
+		return size
+	}
+}
+
+func interval(e Estimate, format string) string {
+	return fmt.Sprintf(format+" … "+format, e.Low, e.High)
+}
+
+func ms(us float64) string     { return fmt.Sprintf("%.2f", us/1000) }
+func mib(bytes float64) string { return fmt.Sprintf("%.1f", bytes/(1<<20)) }
+
+func writeTable(w io.Writer, table [][]string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for i, line := range table {
+		text := strings.Join(line, "\t")
+		if i == 0 {
+			text = strings.ToUpper(text)
+		}
+		if _, err := fmt.Fprintln(tw, strings.TrimRight(text, "\t")); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+func writeMarkdown(w io.Writer, table [][]string) error {
+	for i, line := range table {
+		if _, err := fmt.Fprintf(w, "| %s |\n", strings.Join(line, " | ")); err != nil {
+			return err
+		}
+		if i > 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "|%s\n", strings.Repeat(" --- |", len(line))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"qlive/flip"
@@ -69,12 +70,16 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 	if source == nil {
 		return vmstate.Migration{}, m.notThere("hand over")
 	}
+	regions := slices.Clone(m.value.Regions)
+	for i, r := range regions {
+		regions[i] = r.Reset(source.side.Process.PID())
+	}
 	run := &run{m: m, source: source, binary: binary, number: m.number}
 	m.number++
 	way := flip.ChooseWay(spec.Way)
 	run.handoff = flip.New(flip.Config{
 		Migration: vmstate.Migration{
-			ID: id, VM: m.spec.Name, Spec: &spec, Regions: append([]vmstate.Region(nil), m.value.Regions...),
+			ID: id, VM: m.spec.Name, Spec: &spec, Regions: regions,
 			From:     vmstate.QEMUProcess{Binary: source.binary.Path, Version: source.side.Version, PID: source.side.Process.PID()},
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
@@ -85,10 +90,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 	})
 	m.handoff = run.handoff
 	m.tracing.Store(&tracing{run.handoff, run.number})
-	m.value.Migration = id
-	for i := range m.value.Regions {
-		m.value.Regions[i] = m.value.Regions[i].Reset(source.side.Process.PID())
-	}
+	m.value.Migration, m.value.Regions = id, slices.Clone(regions)
 	accepted := run.handoff.Migration()
 	m.d.keep(run.handoff)
 	m.d.registry.putMigration(accepted)

@@ -235,6 +235,7 @@ func (h *Handoff) plan(ctx context.Context) error {
 		return err
 	}
 	h.change(func(m *vmstate.Migration) { m.To = to })
+	h.logf("mode %s: guest RAM is qlive's own and stays where it is; way %s", vmstate.ModeShared, h.cfg.Way)
 	return nil
 }
 

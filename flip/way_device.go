@@ -188,25 +188,36 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
-// stop stops the guest, and in the same write asks for its devices.
+// stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
-	save := qmp.Command{Name: "xen-save-devices-state", Args: struct {
-		Filename string `json:"filename"`
-	}{"/dev/fdset/" + strconv.FormatInt(w.set, 10)}} // live is true if not said
-	if !w.h.resume { // it stands already, and stays so
-		calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, save)
+	if !w.h.resume {
+		calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, w.saveCommand())
 		if err == nil {
 			w.saving = calls[0]
 		}
 		return err
 	}
 	w.h.stopped = time.Now()
-	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), save)
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), w.saveCommand())
 	if err != nil {
 		return err
 	}
 	w.saving = calls[1]
 	return calls[0].Wait(ctx, nil)
+}
+
+// saveCommand makes the source write its devices and let go of its images, which is what `live` means and what holds if it is not said.
+// A guest that stays stopped keeps the images until its QEMU ends: there would be no cont to take them back if the handoff is undone, and
+// QEMU 7.2 aborts when it lets go of an image twice (bdrv_inactivate_recurse).
+func (w *deviceWay) saveCommand() qmp.Command {
+	args := struct {
+		Filename string `json:"filename"`
+		Live     *bool  `json:"live,omitempty"`
+	}{Filename: "/dev/fdset/" + strconv.FormatInt(w.set, 10)}
+	if !w.h.resume {
+		args.Live = new(bool)
+	}
+	return qmp.Command{Name: "xen-save-devices-state", Args: args}
 }
 
 // save compares what was sent ahead with what it is now, and waits for the devices.

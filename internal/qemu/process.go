@@ -53,7 +53,8 @@ func (e Exit) String() string {
 	}
 }
 
-// Process is a running, or ended, QEMU. All methods may be called at any time, from any goroutine.
+// Process is a running, or ended, QEMU. What it has started and left behind in its session ends with it, if it is a child of this
+// process. All methods may be called at any time, from any goroutine.
 type Process struct {
 	id   Identity
 	log  string
@@ -229,6 +230,9 @@ func (p *Process) wait(raw syscall.RawConn) {
 	}
 	var e Exit
 	if p.cmd != nil {
+		// What it has started and left behind holds guest RAM and goes with it: its session is its own, and until it is buried, on
+		// the next line, nobody else can have its number.
+		_ = unix.Kill(-p.id.PID, unix.SIGKILL)
 		// The error repeats the status that is read below.
 		_ = p.cmd.Wait()
 		if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok {

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,6 +98,33 @@ func TestKill(t *testing.T) {
 	}
 	if _, err := proc.ReadStat(p.PID()); err == nil {
 		t.Error("nobody has waited for it")
+	}
+}
+
+// TestWhatItLeavesBehind: a script that stands in QEMU's place and its children end together, whoever goes first.
+func TestWhatItLeavesBehind(t *testing.T) {
+	for name, line := range map[string]string{
+		"killed":         "sleep 1000 & echo $!; echo ready; wait",
+		"ended, at once": "sleep 1000 & echo $!; echo ready",
+	} {
+		p := sh(t, line)
+		said(t, p, "ready")
+		child, err := strconv.Atoi(p.Tail(2)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		over(t, p)
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			if s, err := proc.ReadStat(child); err != nil || s.Ended() {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: its child %d runs on", name, child)
+			}
+		}
 	}
 }
 

@@ -33,6 +33,8 @@ type Options struct {
 	Heartbeat time.Duration
 	// WriteTimeout is how long a client may take for one event; 5 s by default.
 	WriteTimeout time.Duration
+	// Now is the clock for uptimes; the system's by default.
+	Now func() time.Time
 	// Crash is called with a handler's panic and its stack, and must not return in production: the default
 	// prints both and ends the process.
 	Crash func(reason any, stack []byte)
@@ -67,6 +69,9 @@ func build(svc Service, opts Options) *api {
 	}
 	if a.opts.WriteTimeout == 0 {
 		a.opts.WriteTimeout = 5 * time.Second
+	}
+	if a.opts.Now == nil {
+		a.opts.Now = time.Now
 	}
 	if a.opts.Crash == nil {
 		a.opts.Crash = crash

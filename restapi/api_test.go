@@ -47,6 +47,13 @@ func TestVMs(t *testing.T) {
 			t.Errorf("listed %+v", l)
 		}
 	})
+	t.Run("uptime", func(t *testing.T) {
+		var vm vmstate.VM
+		s.do("GET", "/vms/vm1", "").want(200).into(&vm)
+		if vm.UptimeS != 60 {
+			t.Errorf("up for %d s, one minute after it was started", vm.UptimeS)
+		}
+	})
 	t.Run("list by status", func(t *testing.T) {
 		var l vmList
 		s.do("GET", "/vms?status=paused", "").want(200).into(&l)
@@ -241,7 +248,7 @@ func TestBadInput(t *testing.T) {
 		{"relative dir", "POST", "/vms", `{"name":"a","binary":"/q","args":[],"dir":"."}`, 422, "not an absolute path"},
 		{"null args", "POST", "/vms", `{"name":"a","binary":"/q","args":null}`, 422, "body.args: expected array"},
 		{"reserved name", "POST", "/vms", `{"name":"events","binary":"/q","args":[]}`, 422, "the tree has an entry of that name"},
-		{"upper case", "GET", "/vms/VM1", "", 422, `cannot call a VM "VM1"`},
+		{"upper case", "GET", "/vms/VM1", "", 422, `cannot call a VM "VM1": use 1 to 63 of`},
 		{"too long", "GET", "/vms/" + long, "", 422, "cannot call a VM"},
 		{"dots", "GET", "/vms/%2e%2e", "", 422, `cannot call a VM ".."`},
 		{"dots and a slash", "DELETE", "/vms/..%2fvm1", "", 422, `cannot call a VM "../vm1"`},
@@ -250,7 +257,7 @@ func TestBadInput(t *testing.T) {
 		{"not a boolean", "DELETE", "/vms/vm1?force=maybe", "", 422, "query.force: invalid boolean"},
 		{"wait for ever", "GET", "/migrations/mig-1?wait=9999h", "", 422, "cannot wait"},
 		{"wait soon", "GET", "/migrations/mig-1?wait=soon", "", 422, `query.wait: cannot wait "soon"`},
-		{"rollback of nothing", "POST", "/vms/VM/rollback?wait=x", "", 422, `path.vm: cannot call a VM "VM"; query.wait: cannot wait "x"`},
+		{"rollback of nothing", "POST", "/vms/VM/rollback?wait=x", "", 422, `a digit; query.wait: cannot wait "x": write a duration`},
 		{"no such limit", "GET", "/migrations?limit=0", "", 422, "query.limit"},
 		{"lost cursor", "GET", "/migrations?cursor=gone", "", 422, "no longer known"},
 		{"event number", "GET", "/events?after=yesterday", "", 422, "cannot go on after event"},

@@ -42,6 +42,9 @@ func start(t *testing.T, svc *restapitest.Service, opts restapi.Options) *server
 	if opts.Version == "" {
 		opts.Version = "test"
 	}
+	if opts.Now == nil {
+		opts.Now = restapitest.Now
+	}
 	if opts.Crash == nil {
 		opts.Crash = func(reason any, stack []byte) { t.Errorf("a handler panicked: %v\n%s", reason, stack) }
 	}

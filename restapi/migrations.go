@@ -36,7 +36,7 @@ func (q WaitQuery) duration() (time.Duration, error) {
 // Resolve refuses a wait that is none.
 func (q *WaitQuery) Resolve(huma.Context) []error {
 	if _, err := q.duration(); err != nil {
-		return []error{&huma.ErrorDetail{Location: "query.wait", Message: err.Error()}}
+		return faultAt("query.wait", err)
 	}
 	return nil
 }

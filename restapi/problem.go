@@ -111,6 +111,15 @@ func faultsOf(model *huma.ErrorModel) []Fault {
 	return faults
 }
 
+// faultAt is err as what is wrong with a part of a request.
+func faultAt(where string, err error) []error {
+	what := err.Error()
+	if remedy := vmstate.ProblemOf(err).Remedy; remedy != "" {
+		what += ": " + remedy
+	}
+	return []error{&huma.ErrorDetail{Location: where, Message: what}}
+}
+
 func (f Fault) String() string {
 	if f.Where == "" {
 		return f.What

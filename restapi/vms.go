@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -19,7 +20,7 @@ type VMPath struct {
 // Resolve refuses what cannot be a name, before anything is looked up by it.
 func (p *VMPath) Resolve(huma.Context) []error {
 	if err := vmstate.CheckName(p.VM); err != nil {
-		return []error{&huma.ErrorDetail{Location: "path.vm", Message: err.Error()}}
+		return faultAt("path.vm", err)
 	}
 	return nil
 }
@@ -70,7 +71,7 @@ func (a *api) vmVerb(verb, summary string, status int, act func(context.Context,
 		if err != nil {
 			return nil, err
 		}
-		return &body[vmstate.VM]{wholeVM(vm)}, nil
+		return &body[vmstate.VM]{a.asOfNow(vm)}, nil
 	})
 }
 
@@ -89,7 +90,7 @@ func (a *api) listVMs(_ context.Context, in *listVMsInput) (*body[list[vmstate.V
 			out.Body.NextCursor = out.Body.Items[n-1].Name
 			break
 		}
-		out.Body.Items = append(out.Body.Items, wholeVM(vm))
+		out.Body.Items = append(out.Body.Items, a.asOfNow(vm))
 	}
 	return out, nil
 }
@@ -117,7 +118,7 @@ func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*
 	if err != nil {
 		return nil, err
 	}
-	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: wholeVM(vm)}, nil
+	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: a.asOfNow(vm)}, nil
 }
 
 func (a *api) getVM(_ context.Context, in *VMPath) (*body[vmstate.VM], error) {
@@ -175,11 +176,19 @@ func (a *api) getRegion(_ context.Context, in *regionPath) (*body[vmstate.Region
 // vm finds a VM.
 func (a *api) vm(name string) (vmstate.VM, error) {
 	if vm, ok := a.svc.Snapshot().VM(name); ok {
-		return wholeVM(vm), nil
+		return a.asOfNow(vm), nil
 	}
 	e := vmstate.Errorf(vmstate.NotFound, "cannot find VM %q", name).With("GET /vms lists the VMs")
 	e.VM = name
 	return vmstate.VM{}, e
+}
+
+// asOfNow is vm at this moment: its uptime goes on while nothing is published.
+func (a *api) asOfNow(vm vmstate.VM) vmstate.VM {
+	if vm.PID != 0 && !vm.StartedAt.IsZero() {
+		vm.UptimeS = max(0, int64(a.opts.Now().Sub(vm.StartedAt)/time.Second))
+	}
+	return wholeVM(vm)
 }
 
 // wholeVM is vm with empty lists where it has none: null is for what is not known.

@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"qlive/cmd/qlive/cli"
 	"qlive/vmstate"
 )
@@ -28,6 +30,6 @@ func run() int {
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once
 	return cli.Run(ctx, cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Dir: dir, Version: version,
-		Daemon: serve,
+		Daemon: serve, Commands: []*cobra.Command{benchCommand()},
 	}, os.Args[1:])
 }

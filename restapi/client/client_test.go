@@ -35,7 +35,7 @@ func serve(t *testing.T, svc restapi.Service, socket string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- restapi.Serve(ctx, l, restapi.New(svc, restapi.Options{Version: "test", WriteTimeout: time.Second}))
+		done <- restapi.Serve(ctx, l, restapi.New(svc, restapi.Options{Version: "test", WriteTimeout: time.Second, Now: restapitest.Now}))
 	}()
 	stopped := false
 	stop = func() {

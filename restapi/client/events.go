@@ -57,16 +57,15 @@ func (c *Client) Events(ctx context.Context, w Watch) iter.Seq2[vmstate.Event, e
 				yield(vmstate.Event{}, err)
 				return
 			}
-			if w.Lost != nil {
-				err = w.Lost(err)
-				if err != nil {
+			if ctx.Err() == nil && w.Lost != nil {
+				if err = w.Lost(err); err != nil {
 					yield(vmstate.Event{}, err)
 					return
 				}
 			}
 			select {
 			case <-ctx.Done():
-				yield(vmstate.Event{}, context.Cause(ctx))
+				yield(vmstate.Event{}, ctx.Err())
 				return
 			case <-time.After(retry):
 				retry = min(2*retry, lastRetry)

@@ -8,6 +8,9 @@ import (
 	"qlive/vmstate"
 )
 
+// Now is a time one minute after the VMs of this package were started, for restapi.Options.
+func Now() time.Time { return time.Date(2026, 1, 2, 3, 5, 5, 0, time.UTC) }
+
 // VM is a running VM with one region, for New.
 func VM(name string) vmstate.VM {
 	region := vmstate.Region{Name: "ram0", SizeBytes: 256 << 20, PageBytes: 4096, Backing: vmstate.Memfd, Inode: 7}

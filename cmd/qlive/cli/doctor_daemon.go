@@ -28,7 +28,7 @@ func (a *app) daemonFindings(ctx context.Context) []finding {
 	if pid == 0 {
 		return append(findings, a.tree(false))
 	}
-	findings = append(findings, a.limits(pid), a.tree(true), namespaces(pid), a.daemonVersion(ctx), a.health(ctx))
+	findings = append(findings, limits(pid), a.tree(true), namespaces(pid), a.daemonVersion(ctx), a.health(ctx))
 	return append(findings, a.guests(ctx)...)
 }
 
@@ -89,13 +89,13 @@ func (a *app) runDir() finding {
 }
 
 // limits of the daemon, not of this command.
-func (a *app) limits(pid int) finding {
-	text, err := a.read(fmt.Sprintf("/proc/%d/limits", pid))
+func limits(pid int) finding {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	if err != nil {
 		return warn("limits", "", "cannot read those of the daemon: %v", err)
 	}
 	const low = 1024 // a VM takes some dozen descriptors in a handoff
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
 			var soft, hard uint64
 			if _, err := fmt.Sscan(rest, &soft, &hard); err == nil && hard < low {

@@ -128,12 +128,12 @@ func uptime(s int64) string {
 	return fmt.Sprintf("%dd%dh", s/86400, s%86400/3600)
 }
 
-// orDash is text, or a dash for nothing.
+// orDash is text, fit for a terminal, or a dash for nothing.
 func orDash(text string) string {
 	if text == "" {
 		return "-"
 	}
-	return text
+	return clean(text)
 }
 
 // clean takes out what a terminal would obey: a QEMU, and by way of it a guest, may have written the text.

@@ -17,7 +17,7 @@ type progress struct {
 	a     *app
 	live  bool // the last line is rewritten in place
 	width int
-	phase vmstate.Phase
+	shown int  // phases that have a line
 	open  bool // a line that lives is on the screen
 }
 
@@ -43,9 +43,8 @@ func (p *progress) update(m vmstate.Migration) {
 	if p.a.quiet {
 		return
 	}
-	if m.Phase != p.phase {
-		p.phase = m.Phase
-		p.line(phaseLine(m), true)
+	for ; p.shown < len(m.Phases); p.shown++ { // several may have passed since we last heard
+		p.line(phaseLine(m, m.Phases[p.shown]), true)
 	}
 	if p.live && !m.Phase.Ended() {
 		p.line(regionLine(m), false)
@@ -80,13 +79,9 @@ func (p *progress) end() {
 }
 
 // phaseLine is a phase, and the time at which it began.
-func phaseLine(m vmstate.Migration) string {
-	since := ""
-	if n := len(m.Phases); n > 0 {
-		since = fmt.Sprintf("+%.1f ms", float64(m.Phases[n-1].At.Sub(m.StartedAt))/float64(time.Millisecond))
-	}
-	text := fmt.Sprintf("%s  %-11s %10s", m.VM, m.Phase, since)
-	switch m.Phase {
+func phaseLine(m vmstate.Migration, at vmstate.PhaseTime) string {
+	text := fmt.Sprintf("%s  %-11s %10s", m.VM, at.Phase, fmt.Sprintf("+%.1f ms", float64(at.At.Sub(m.StartedAt))/float64(time.Millisecond)))
+	switch at.Phase {
 	case vmstate.Planned:
 		text += fmt.Sprintf("  %s → %s", orDash(m.From.Version), m.To.Binary)
 	case vmstate.Committed:

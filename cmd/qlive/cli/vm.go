@@ -69,7 +69,6 @@ arguments start here. With --binary all words after -- are arguments.`,
 	c.Flags().StringVar(&hugepages, "hugepages", "", "memory of huge pages of this size: 2M or 1G")
 	c.Flags().StringVar(&hugetlbfs, "hugetlbfs", "", "memory in a file on this hugetlbfs mount")
 	c.Flags().StringVar(&binary, "binary", "", "the QEMU to run")
-	c.MarkFlagsMutuallyExclusive("hugepages", "hugetlbfs")
 	return c
 }
 
@@ -91,6 +90,8 @@ func (a *app) lookUp(program string) (string, error) {
 
 func (a *app) memory(hugepages, hugetlbfs string) (vmstate.MemorySpec, error) {
 	switch {
+	case hugetlbfs != "" && hugepages != "":
+		return vmstate.MemorySpec{}, usageError{errors.New("--hugetlbfs has huge pages of a size already: leave out --hugepages")}
 	case hugetlbfs != "":
 		if !filepath.IsAbs(hugetlbfs) {
 			hugetlbfs = filepath.Join(a.Dir, hugetlbfs)
@@ -167,11 +168,11 @@ func describeVM(w *tabwriter.Writer, vm vmstate.VM) {
 func (a *app) printArgv(vm vmstate.VM) error {
 	p := printed{value: items[vmstate.Arg]{vm.Argv}}
 	var text strings.Builder
-	var changes []string
+	var changes []vmstate.Arg
 	for i, arg := range vm.Argv {
 		p.names = append(p.names, arg.Value)
 		if arg.Why != "" || arg.Dropped {
-			changes = append(changes, change(arg))
+			changes = appendChange(changes, arg, vm.Argv[max(i-1, 0)])
 		}
 		if arg.Dropped {
 			continue
@@ -188,21 +189,42 @@ func (a *app) printArgv(vm vmstate.VM) error {
 	p.table = func(w *tabwriter.Writer) {
 		fmt.Fprintln(w, text.String())
 		for _, c := range changes {
-			fmt.Fprintf(w, "# %s\n", clean(c))
+			fmt.Fprintf(w, "# %s\n", clean(change(c)))
 		}
 	}
 	return a.print(p)
 }
 
-// change says in one line what was done to an argument.
+// appendChange keeps an option and its value together, where the same was done to both.
+func appendChange(changes []vmstate.Arg, arg, before vmstate.Arg) []vmstate.Arg {
+	n := len(changes)
+	together := n > 0 && strings.HasPrefix(before.Value+before.Was, "-") && !strings.HasPrefix(arg.Value+arg.Was, "-") && before.Why == arg.Why && before.Dropped == arg.Dropped
+	if !together || (before.Was == "") != (arg.Was == "") {
+		arg.Value, arg.Was = quoteAny(arg.Value), quoteAny(arg.Was)
+		return append(changes, arg)
+	}
+	changes[n-1].Value = strings.TrimSpace(changes[n-1].Value + " " + quoteAny(arg.Value))
+	changes[n-1].Was = strings.TrimSpace(changes[n-1].Was + " " + quoteAny(arg.Was))
+	return changes
+}
+
+// quoteAny quotes a word, if there is one.
+func quoteAny(word string) string {
+	if word == "" {
+		return ""
+	}
+	return quote(word)
+}
+
+// change says in one line what was done to arguments.
 func change(arg vmstate.Arg) string {
 	switch {
 	case arg.Dropped:
-		return fmt.Sprintf("dropped %s: %s", quote(arg.Was), arg.Why)
+		return fmt.Sprintf("dropped %s: %s", arg.Was, arg.Why)
 	case arg.Was == "":
-		return fmt.Sprintf("added %s: %s", quote(arg.Value), arg.Why)
+		return fmt.Sprintf("added %s: %s", arg.Value, arg.Why)
 	}
-	return fmt.Sprintf("%s instead of %s: %s", quote(arg.Value), quote(arg.Was), arg.Why)
+	return fmt.Sprintf("%s instead of %s: %s", arg.Value, arg.Was, arg.Why)
 }
 
 func (a *app) statusCmd() *cobra.Command {

@@ -149,7 +149,7 @@ func (h *Handoff) lastLook(ctx context.Context) error {
 
 func (h *Handoff) logf(format string, args ...any) {
 	line := vmstate.LogLine{At: time.Now().UTC(), Text: fmt.Sprintf(format, args...)}
-	h.cfg.Log.Info().Str("migration", h.cfg.Migration.ID).Str("vm", h.cfg.Migration.VM).Msg(line.Text)
+	h.cfg.Log.Info().Str("migration", h.cfg.Migration.ID).Msg(line.Text)
 	h.change(func(m *vmstate.Migration) { m.Log = append(m.Log, line) })
 }
 

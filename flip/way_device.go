@@ -31,9 +31,10 @@ type deviceWay struct {
 	composer *stream.Composer
 	answers  *stream.ReturnPath
 	ahead    *mirror
-	saved    *os.File  // that the source writes its devices into
-	set      int64     // number of the set of descriptors through which it has that file
-	saving   *qmp.Call // its writing
+	saved    *os.File    // that the source writes its devices into
+	set      int64       // number of the set of descriptors through which it has that file
+	saving   *qmp.Call   // its writing
+	asked    []*qmp.Call // query-status and x-query-ramblock, of right after it
 	source   *qmp.Subscription
 	target   *qmp.Subscription
 }
@@ -188,22 +189,26 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
-// stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
+// stop stops the guest, and in the same write asks for its devices, and then whether it still stands as it was saved and how large
+// its blocks are. QEMU answers in order. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
-	if !w.h.resume {
-		calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, w.saveCommand())
-		if err == nil {
-			w.saving = calls[0]
-		}
-		return err
+	asked := []qmp.Command{w.saveCommand(), {Name: "query-status"}, {Name: "x-query-ramblock"}}
+	if w.h.resume {
+		asked = append([]qmp.Command{qmp.StopCommand()}, asked...)
+		w.h.stopped = time.Now()
 	}
-	w.h.stopped = time.Now()
-	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), w.saveCommand())
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, asked...)
 	if err != nil {
 		return err
 	}
-	w.saving = calls[1]
-	return calls[0].Wait(ctx, nil)
+	if w.h.resume {
+		if err := calls[0].Wait(ctx, nil); err != nil {
+			return err
+		}
+		calls = calls[1:]
+	}
+	w.saving, w.asked = calls[0], calls[1:]
+	return nil
 }
 
 // saveCommand makes the source write its devices and let go of its images, which is what `live` means and what holds if it is not said.
@@ -228,13 +233,8 @@ func (w *deviceWay) save(ctx context.Context) error {
 	return w.saving.Wait(ctx, nil)
 }
 
-// load sends the devices and waits until the target has loaded them. While it loads, the source says whether the guest still
-// stands as it was saved, and how large its blocks are.
+// load sends the devices and waits until the target has loaded them; by then the source's other answers are there.
 func (w *deviceWay) load(ctx context.Context) error {
-	asked, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.Command{Name: "query-status"}, qmp.Command{Name: "x-query-ramblock"})
-	if err != nil {
-		return err
-	}
 	devices, err := io.ReadAll(w.saved)
 	if err != nil {
 		return fmt.Errorf("cannot read the devices that the source has saved: %w", err)
@@ -246,7 +246,7 @@ func (w *deviceWay) load(ctx context.Context) error {
 		if err := migrated(ctx, w.target, "target"); err != nil {
 			return err
 		}
-		return w.stillTheSame(ctx, asked)
+		return w.stillTheSame(ctx)
 	})
 }
 
@@ -263,9 +263,9 @@ func (w *deviceWay) stateToLoad() string {
 
 // stillTheSame makes sure that nothing has happened to the guest between the stop and the saving of its devices: a reset that
 // the guest had asked for just before, or tables that its firmware has made larger.
-func (w *deviceWay) stillTheSame(ctx context.Context, asked []*qmp.Call) error {
+func (w *deviceWay) stillTheSame(ctx context.Context) error {
 	var status qmp.Status
-	if err := asked[0].Wait(ctx, &status); err != nil {
+	if err := w.asked[0].Wait(ctx, &status); err != nil {
 		return err
 	}
 	if got := string(status.Status); status.Running || got != string(qmp.RunPaused) && got != w.h.runState {
@@ -274,7 +274,7 @@ func (w *deviceWay) stillTheSame(ctx context.Context, asked []*qmp.Call) error {
 	var text struct {
 		Text string `json:"human-readable-text"`
 	}
-	if err := asked[1].Wait(ctx, &text); err != nil {
+	if err := w.asked[1].Wait(ctx, &text); err != nil {
 		return err
 	}
 	list, err := qmp.ParseRAMBlocks(text.Text)

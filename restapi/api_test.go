@@ -228,6 +228,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"broken JSON", "POST", "/migrations", "{\n \"vm\": }", 400, "line 2, column 8"},
 		{"half a JSON", "POST", "/migrations", `{"vm":"vm1"`, 400, "unexpected end"},
+		{"not UTF-8", "POST", "/migrations", "{\"vm\":\"vm1\",\"binary\":\"/\xff\"}", 400, "not UTF-8"},
 		{"two JSONs", "POST", "/migrations", `{"vm":"vm1"}{}`, 400, "after top-level value"},
 		{"no body", "POST", "/migrations", "", 400, "body is required"},
 		{"not an object", "POST", "/migrations", `["vm1"]`, 422, "body: expected object"},

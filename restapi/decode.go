@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // unmarshal reads a request body. Beyond encoding/json it refuses an object that names a member twice, in whatever case:
 // the validation would see one value and the handler the other.
 func unmarshal(data []byte, v any) error {
+	if !utf8.Valid(data) {
+		return errors.New("not UTF-8") // encoding/json would put other letters in place of it, in file names too
+	}
 	if err := json.Unmarshal(data, v); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {

@@ -18,7 +18,9 @@
 //   - A handler's panic ends the process: what it held is not known to be whole. See [Options.Crash].
 //
 // The package imports vmstate and nothing else of qlive. Package client, below it, is generated from
-// docs/openapi.json; after a change of the types or routes run
+// docs/openapi.json, which is made here; after a change of the types or routes run
 //
-//	go test ./restapi -run OpenAPI -update && go generate ./restapi/client
+//	go generate ./restapi/...
 package restapi
+
+//go:generate go test -count=1 -run ^TestOpenAPIDocument$ . -update

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +49,11 @@ arguments start here. With --binary all words after -- are arguments.`,
 			}
 			if err := vmstate.CheckName(spec.Name); err != nil {
 				return err
+			}
+			for _, arg := range spec.Args {
+				if !utf8.ValidString(arg) { // JSON would carry other letters
+					return vmstate.Errorf(vmstate.Unsupported, "cannot pass the argument %q on: it is not UTF-8", arg).With("give the file a name in UTF-8")
+				}
 			}
 			var err error
 			if spec.Binary, err = a.lookUp(program); err != nil {

@@ -181,7 +181,7 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		}
 		return false
 	case vmstate.Failed: // everything is left as it is, for a person to look at
-		m.ending = v.Error
+		m.ending, m.stray = v.Error, r.target
 		m.value.Status = vmstate.Broken
 		return false
 	}

@@ -45,7 +45,8 @@ type machine struct {
 	number    int         // of the next generation
 	completed int         // handoffs
 	handoff   *flip.Handoff
-	leaving   bool // it shall go once the guest has powered off
+	leaving   bool        // it shall go once the guest has powered off
+	stray     *generation // the target of a handoff that failed: it may run the guest
 	ending    *vmstate.Problem
 	names     publicNames
 	past      []string // binaries that had the guest before, oldest first

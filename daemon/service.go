@@ -178,7 +178,14 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 		return nil
 	}
 	m.leaving = true
+	stray := m.stray
+	m.stray = nil
 	m.mu.Unlock()
+	if stray != nil {
+		if err := stray.discard(); err != nil {
+			return err
+		}
+	}
 	if how == restapi.RemovePowerdown {
 		return g.side.Monitor.SystemPowerdown(ctx)
 	}
@@ -204,6 +211,9 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 	}
 	if spec.TimeoutS == 0 {
 		spec.TimeoutS = vmstate.DefaultTimeoutS
+		if spec.Hold {
+			spec.TimeoutS = vmstate.DefaultHoldS
+		}
 	}
 	if spec.MaxPauseMS == 0 {
 		spec.MaxPauseMS = vmstate.DefaultMaxPauseMS

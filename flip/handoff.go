@@ -10,6 +10,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"qlive/flip/memory"
+	"qlive/internal/qemu"
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
@@ -163,8 +165,11 @@ func (h *Handoff) Run(ctx context.Context) (*Side, error) {
 	defer cancel(nil)
 	err := h.forward(work)
 	if err == nil {
-		h.openGate()
+		if h.resume {
+			h.openGate()
+		}
 		h.drain(context.WithoutCancel(ctx))
+		h.openGate() // a guest that stands is not let go before the source is gone, which still has its images
 		return h.target, h.end(vmstate.Completed, nil)
 	}
 	return h.abandon(context.WithoutCancel(ctx), err)
@@ -263,6 +268,9 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 		return nil, h.end(vmstate.Failed, h.lost(cause))
 	}
 	began := time.Now()
+	if errors.Is(cause, qmp.ErrClosed) && h.cfg.Source.EndedSoon() {
+		cause = h.sourceEnded(cause)
+	}
 	h.logf("undoing: %v", cause)
 	err := h.undo(ctx)
 	h.openGate()
@@ -280,6 +288,16 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 		to = vmstate.Aborted
 	}
 	return h.cfg.Source, h.end(to, cause)
+}
+
+// sourceEnded says that the guest has ended by itself, or its QEMU has, in the middle of the handoff.
+func (h *Handoff) sourceEnded(cause error) error {
+	exit, _ := h.cfg.Source.Process.Exited()
+	e := vmstate.Errorf(vmstate.Conflict, "cannot hand %s over: its QEMU %s meanwhile", h.cfg.Migration.VM, exit).
+		With("if the guest has not powered off by itself, see QEMU's log")
+	e.Step, e.VM, e.Migration, e.Err = string(h.phase()), h.cfg.Migration.VM, h.cfg.Migration.ID, cause
+	e.Words = h.cfg.Source.Process.Tail(qemu.Words)
+	return e
 }
 
 func (h *Handoff) lost(cause error) error {

@@ -32,7 +32,7 @@ type MigrationSpec struct {
 	Mode       Mode   `json:"mode,omitempty" enum:"auto,shared" doc:"how RAM gets there"`
 	Way        Way    `json:"way,omitempty" enum:"auto,device_state,stop_first,live" doc:"how the guest is switched over"`
 	Hold       bool   `json:"hold,omitempty" doc:"wait in prepared until POST /migrations/{id}/continue"`
-	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60"`
+	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, or 86400 with hold"`
 	MaxPauseMS int    `json:"max_pause_ms,omitempty" minimum:"0" maximum:"3600000" doc:"pause in ms at which the undo begins; 0 takes the default, 1000"`
 	Populate   string `json:"populate,omitempty" enum:"auto,always,never" doc:"fill the target's page tables beforehand"`
 }
@@ -40,6 +40,7 @@ type MigrationSpec struct {
 // Defaults of a MigrationSpec.
 const (
 	DefaultTimeoutS   = 60
+	DefaultHoldS      = 86400 // with hold: somebody means to look
 	DefaultMaxPauseMS = 1000
 )
 

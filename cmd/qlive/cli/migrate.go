@@ -26,8 +26,8 @@ func (h *handoff) flags(c *cobra.Command) {
 	f.StringVar(&h.mode, "mode", "auto", "how memory gets there: auto or shared")
 	f.StringVar(&h.way, "way", "auto", "how the guest is switched over: auto, device_state, stop_first or live")
 	f.StringVar(&h.populate, "populate", "auto", "fill the target's page tables beforehand: auto, always or never")
-	f.DurationVar(&h.maxPause, "max-pause", time.Duration(vmstate.DefaultMaxPauseMS)*time.Millisecond, "pause at which the handoff is undone")
-	f.DurationVar(&h.timeout, "timeout", time.Duration(vmstate.DefaultTimeoutS)*time.Second, "time after which a handoff that has not switched is undone")
+	f.DurationVar(&h.maxPause, "max-pause", 0, fmt.Sprintf("pause at which the handoff is undone (default %s)", time.Duration(vmstate.DefaultMaxPauseMS)*time.Millisecond))
+	f.DurationVar(&h.timeout, "timeout", 0, fmt.Sprintf("time after which a handoff that has not switched is undone (default %ds, a day with --hold)", vmstate.DefaultTimeoutS))
 	f.BoolVar(&h.hold, "hold", false, "stop before the switch, until qlive migration continue")
 	f.BoolVar(&h.detach, "detach", false, "do not wait for the end")
 }
@@ -58,10 +58,10 @@ func (h *handoff) spec(a *app, vm string) (vmstate.MigrationSpec, error) {
 	return spec, err
 }
 
-// whole is d in units, rounded up; what is 0 would be taken for the default.
+// whole is d in units, rounded up; 0 leaves it to the daemon.
 func whole(flag string, d, unit time.Duration) (int, error) {
 	n := math.Ceil(float64(d) / float64(unit))
-	if n < 1 || n > math.MaxInt32 {
+	if d < 0 || n > math.MaxInt32 {
 		return 0, usageError{fmt.Errorf("%s cannot be %s", flag, d)}
 	}
 	return int(n), nil

@@ -92,8 +92,41 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	d.tasks.Go(d.watchBinaries)
 	d.registry.putHealth(vmstate.Health{Ready: true})
 	return nil
+}
+
+// binariesLook is how often qlive looks whether a running QEMU's file has been replaced, as by an upgrade of its package.
+const binariesLook = 10 * time.Second
+
+// watchBinaries shows which VMs have become outdated.
+func (d *Daemon) watchBinaries() {
+	tick := time.NewTicker(binariesLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.running.Done():
+			return
+		case <-tick.C:
+			for _, m := range d.all() {
+				m.lookAtBinary()
+			}
+		}
+	}
+}
+
+// all are the VMs that have been started.
+func (d *Daemon) all() []*machine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []*machine
+	for _, m := range d.machines {
+		if m != nil {
+			list = append(list, m)
+		}
+	}
+	return list
 }
 
 func (d *Daemon) mount(ctx context.Context) error {
@@ -141,7 +174,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	handler := restapi.New(d, restapi.Options{Version: d.registry.version, Logger: d.log, Access: restapi.LocalAccess{Group: gid}})
+	handler := restapi.New(d, restapi.Options{Version: d.registry.version, Logger: d.log, Access: restapi.LocalAccess{UID: uint32(os.Geteuid()), Group: gid}})
 	d.log.Info().Str("socket", d.cfg.Socket).Str("mount", d.cfg.Mount).Msg("daemon ready")
 	return restapi.Serve(ctx, l, handler)
 }
@@ -150,13 +183,8 @@ func (d *Daemon) Serve(ctx context.Context) error {
 func (d *Daemon) Close(ctx context.Context) error {
 	d.mu.Lock()
 	d.closing = true
-	var machines []*machine
-	for _, m := range d.machines {
-		if m != nil {
-			machines = append(machines, m)
-		}
-	}
 	d.mu.Unlock()
+	machines := d.all()
 	d.stop(vmstate.Errorf(vmstate.Cancelled, "cancelled: the daemon is stopping"))
 	for _, m := range machines {
 		m.waitForHandoff()

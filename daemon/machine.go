@@ -82,6 +82,15 @@ func (m *machine) publishLocked() {
 	m.d.registry.putVM(v)
 }
 
+// lookAtBinary shows the VM anew if its binary's file has been replaced, or put back, since it was last shown.
+func (m *machine) lookAtBinary() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.current; g != nil && m.handoff == nil && (g.binary.Unchanged() != nil) != m.value.QEMU.Outdated {
+		m.publishLocked()
+	}
+}
+
 // setRunState notes QEMU's word for what the guest does.
 func (m *machine) setRunStateLocked(state qmp.RunState) {
 	m.value.RunState = string(state)

@@ -1,0 +1,133 @@
+package flip
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"qlive/internal/proc"
+	"qlive/internal/qmp"
+)
+
+// heapBlock is a RAMBlock as QEMU 7.2 has it on its heap (include/exec/ramblock.h).
+func heapBlock(b qmp.RAMBlock, host uint64) []byte {
+	heap := make([]byte, 0, 512)
+	for _, v := range []uint64{0x1111, 0x2222 /* mr */, host, 0 /* colo_cache */, b.Offset, b.Used, b.Total, 0x3333 /* resized */} {
+		heap = binary.LittleEndian.AppendUint64(heap, v)
+	}
+	heap = append(heap, 0x40, 0, 0, 0) // flags
+	heap = append(heap, b.Name...)
+	return append(heap, make([]byte, 256-len(b.Name))...)
+}
+
+func TestFindBlock(t *testing.T) {
+	bios := qmp.RAMBlock{Name: "pc.bios", Offset: 0x10000000, Used: 0x40000, Total: 0x40000}
+	at := func(change func(*qmp.RAMBlock)) []byte {
+		b := bios
+		change(&b)
+		return heapBlock(b, 0x7f0000000000)
+	}
+	junk := bytes.Repeat([]byte{0xa5}, 1001) // so that nothing is aligned
+	for _, tt := range []struct {
+		name string
+		heap []byte
+		want uint64 // 0 for an error
+	}{
+		{"alone", heapBlock(bios, 0x7f1234560000), 0x7f1234560000},
+		{"among other things", slices.Concat(junk, heapBlock(bios, 0x7f1234560000), junk), 0x7f1234560000},
+		{"others look alike", slices.Concat(
+			at(func(b *qmp.RAMBlock) { b.Name = "pc.bios2" }), at(func(b *qmp.RAMBlock) { b.Name = "pc.bio" }),
+			at(func(b *qmp.RAMBlock) { b.Offset += 0x1000 }), at(func(b *qmp.RAMBlock) { b.Used -= 0x1000 }), at(func(b *qmp.RAMBlock) { b.Total *= 2 }),
+			heapBlock(bios, 0x7f1234560000)), 0x7f1234560000},
+		{"not there", junk, 0},
+		{"nothing", nil, 0},
+		{"twice", slices.Concat(heapBlock(bios, 0x7f1234560000), heapBlock(bios, 0x7f1234560000)), 0},
+		{"cut off before the host", heapBlock(bios, 0x7f1234560000)[24:], 0},
+		{"cut off in the name", heapBlock(bios, 0x7f1234560000)[:72], 0},
+		{"the numbers at the very end", heapBlock(bios, 0x7f1234560000)[:56], 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := findBlock(tt.heap, bios)
+			if got != tt.want || (err == nil) != (tt.want != 0) {
+				t.Errorf("got %#x, %v, want %#x", got, err, tt.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), "pc.bios") {
+				t.Errorf("the error does not name the block: %v", err)
+			}
+		})
+	}
+}
+
+func FuzzFindBlock(f *testing.F) {
+	b := qmp.RAMBlock{Name: "pc.bios", Offset: 0x10000000, Used: 0x40000, Total: 0x40000}
+	f.Add(heapBlock(b, 0x7f0000000000), "pc.bios", b.Offset, b.Used, b.Total)
+	f.Add([]byte{}, "", uint64(0), uint64(0), uint64(0))
+	f.Add(make([]byte, 100), "", uint64(0), uint64(0), uint64(0))
+	f.Fuzz(func(t *testing.T, heap []byte, name string, offset, used, total uint64) {
+		_, _ = findBlock(heap, qmp.RAMBlock{Name: name, Offset: offset, Used: used, Total: total}) // it must not panic
+	})
+}
+
+func TestCovered(t *testing.T) {
+	private := func(start, end uint64) proc.Mapping {
+		return proc.Mapping{Start: start, End: end, Read: true, Write: true}
+	}
+	shared := private(0x4000, 0x5000)
+	shared.Shared = true
+	hidden := private(0x4000, 0x5000)
+	hidden.Read = false
+	for _, tt := range []struct {
+		name       string
+		maps       []proc.Mapping
+		start, end uint64
+		want       bool
+	}{
+		{"one mapping, exactly", []proc.Mapping{private(0x1000, 0x4000)}, 0x1000, 0x4000, true},
+		{"the midst of one", []proc.Mapping{private(0x1000, 0x4000)}, 0x2000, 0x3000, true},
+		{"two that touch", []proc.Mapping{private(0x1000, 0x3000), private(0x3000, 0x4000)}, 0x1000, 0x4000, true},
+		{"a gap", []proc.Mapping{private(0x1000, 0x2000), private(0x3000, 0x4000)}, 0x1000, 0x4000, false},
+		{"begins before", []proc.Mapping{private(0x2000, 0x4000)}, 0x1000, 0x4000, false},
+		{"ends behind", []proc.Mapping{private(0x1000, 0x3000)}, 0x1000, 0x4000, false},
+		{"shared", []proc.Mapping{private(0x1000, 0x4000), shared}, 0x1000, 0x5000, false},
+		{"cannot be read", []proc.Mapping{private(0x1000, 0x4000), hidden}, 0x1000, 0x5000, false},
+		{"no mapping", nil, 0x1000, 0x2000, false},
+		{"address zero", []proc.Mapping{private(0x1000, 0x4000)}, 0, 0x1000, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := covered(tt.maps, tt.start, tt.end); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// covered agrees with looking at each page by itself.
+func TestCoveredByPages(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var maps []proc.Mapping
+		good := map[uint64]bool{}
+		for at := uint64(1); at < 12; {
+			m := proc.Mapping{
+				Start: at + rapid.Uint64Range(0, 2).Draw(t, "gap"), Read: rapid.IntRange(0, 4).Draw(t, "read") > 0, Shared: rapid.IntRange(0, 4).Draw(t, "shared") == 0,
+			}
+			m.End = m.Start + rapid.Uint64Range(1, 4).Draw(t, "pages")
+			for p := m.Start; p < m.End; p++ {
+				good[p] = m.Read && !m.Shared
+			}
+			maps, at = append(maps, m), m.End
+		}
+		start := rapid.Uint64Range(0, 14).Draw(t, "start")
+		end := start + rapid.Uint64Range(1, 10).Draw(t, "length")
+		want := true
+		for p := start; p < end; p++ {
+			want = want && good[p]
+		}
+		if got := covered(maps, start, end); got != want {
+			t.Errorf("covered(%v, %d, %d) is %v", maps, start, end, got)
+		}
+	})
+}

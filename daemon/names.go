@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"qlive/internal/qemu/cmdline"
 	"qlive/vmstate"
@@ -34,9 +38,9 @@ func newPublicNames(dir string, names []cmdline.Name) (publicNames, error) {
 }
 
 func (p *publicNames) link(public, target string) error {
-	if info, err := os.Lstat(public); err == nil && p.links[public] == "" {
-		if info.Mode().IsRegular() || info.IsDir() {
-			return vmstate.Errorf(vmstate.Conflict, "cannot put a link at %s: something is there", public).With("move it away")
+	if p.links[public] == "" {
+		if err := checkFree(public); err != nil {
+			return err
 		}
 	}
 	next := public + ".qlive-new"
@@ -52,6 +56,31 @@ func (p *publicNames) link(public, target string) error {
 	}
 	p.links[public] = target
 	return nil
+}
+
+// checkFree refuses a path where something is that somebody may need. Sockets and links that lead nowhere are what a killed QEMU or daemon
+// leaves behind; QEMU itself puts its socket in the place of such a one.
+func checkFree(public string) error {
+	info, err := os.Lstat(public)
+	if err != nil {
+		return nil // there is nothing, or making the link will tell why it cannot be
+	}
+	switch info.Mode().Type() {
+	case fs.ModeSymlink:
+		if _, err := os.Stat(public); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	case fs.ModeSocket:
+		conn, err := net.DialTimeout("unix", public, time.Second)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return nil
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+	return vmstate.Errorf(vmstate.Conflict, "cannot put a link at %s: something is there", public).
+		With("if no other VM or QEMU uses it, move it away; otherwise name another path")
 }
 
 // move points the links at another generation. It is done after the guest runs there; what fails is said and does no harm to it.

@@ -45,6 +45,8 @@ type pause struct {
 	ended      time.Time // the reply of cont was read
 	qemuStop   time.Time // as QEMU stamped it
 	qemuResume time.Time
+	lapsUS     map[string]int64
+	lapped     time.Time // when the last lap ended
 }
 
 // way is a bare way to hand a guest over. It leaves both QEMUs alive.
@@ -175,7 +177,7 @@ func (g *bareGuest) handOverBy(ctx context.Context, how way, version string) (Sa
 	source.quit()
 	s := Sample{
 		PauseUS: p.ended.Sub(p.began).Microseconds(), QEMUPauseUS: p.qemuResume.Sub(p.qemuStop).Microseconds(),
-		TotalUS: time.Since(began).Microseconds(), HeldBytes: held.stop(), TargetBytes: footprint,
+		LapsUS: p.lapsUS, TotalUS: time.Since(began).Microseconds(), HeldBytes: held.stop(), TargetBytes: footprint,
 	}
 	if source.ram != target.ram {
 		err = errors.Join(err, source.ram.Close())
@@ -211,6 +213,7 @@ func (p *pause) resume(source, target *seat) error {
 		return err
 	}
 	p.ended = time.Now()
+	p.lap("cont")
 	resumed, err := target.qmp.await("RESUME", named("RESUME"))
 	if err != nil {
 		return err

@@ -33,12 +33,11 @@ func blocksOf(m *monitor, pid int, shared string) (table []stream.Block, private
 	lines := strings.Split(strings.TrimSpace(text.Text), "\n")
 	for _, line := range lines[1:] { // the first is the heading
 		var b block
-		var offset, total uint64
-		name, rest, ok := strings.Cut(strings.TrimSpace(line), " KiB  ")
-		b.Name, _, _ = strings.Cut(name, " ")
-		n, _ := fmt.Sscan(rest, &offset, &b.Used, &total, &b.host)
-		if !ok || n < 3 {
-			return nil, nil, fmt.Errorf("cannot read RAM block %q", line)
+		var unit string
+		var page, offset, total uint64
+		// The host's address is there since QEMU 8.0.
+		if n, err := fmt.Sscan(line, &b.Name, &page, &unit, &offset, &b.Used, &total, &b.host); n < 6 {
+			return nil, nil, fmt.Errorf("cannot read RAM block %q: %w", line, err)
 		}
 		if b.Name == shared {
 			b.Shared = true
@@ -47,7 +46,7 @@ func blocksOf(m *monitor, pid int, shared string) (table []stream.Block, private
 				return nil, nil, err
 			}
 		} else {
-			if b.host == 0 { // QEMU tells it since 8.0
+			if b.host == 0 {
 				if heap == nil {
 					if heap, err = readHeap(pid); err != nil {
 						return nil, nil, err

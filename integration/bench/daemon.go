@@ -126,10 +126,12 @@ func (g *qliveGuest) handOver(ctx context.Context, c Contender, version string) 
 	if m.PauseUS == nil || m.QEMUPause == nil {
 		return Sample{}, errors.Join(err, fmt.Errorf("cannot tell the pause: qlive does not"))
 	}
+	trace, errTrace := g.service.client.Trace(ctx, m.ID)
+	laps, errLaps := tracedLaps(trace, c.way())
 	return Sample{
-		PauseUS: *m.PauseUS, QEMUPauseUS: *m.QEMUPause, TotalUS: total.Microseconds(), HeldBytes: extra,
+		LapsUS: laps, PauseUS: *m.PauseUS, QEMUPauseUS: *m.QEMUPause, TotalUS: total.Microseconds(), HeldBytes: extra,
 		TargetBytes: target, CPUUS: (after - cpu).Microseconds(),
-	}, err
+	}, errors.Join(err, errTrace, errLaps)
 }
 
 func problem(p *vmstate.Problem) error {

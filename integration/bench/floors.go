@@ -119,6 +119,7 @@ func migrateOver(source, target *seat, migrate string, live bool) (p pause, err 
 		if err := source.qmp.do(cmdStop, nil); err != nil {
 			return p, err
 		}
+		p.lap("stop")
 	}
 	if err := source.qmp.do(migrate, nil); err != nil {
 		return p, err
@@ -138,6 +139,7 @@ func migrateOver(source, target *seat, migrate string, live bool) (p pause, err 
 	if _, err := target.qmp.await("the target's migration", migrated); err != nil {
 		return p, err
 	}
+	p.lap("load")
 	return p, p.resume(source, target)
 }
 
@@ -183,16 +185,22 @@ func deviceStateOver(g *bareGuest, target *seat) (p pause, err error) {
 	if err != nil {
 		return p, err
 	}
-	saved, save := saveCommand(source)
+	saved, save, err := giveFile(source)
+	if err != nil {
+		return p, err
+	}
+	defer saved.Close()
 	spare := make([]byte, largest(private))
 
+	// QEMU reads a command byte by byte: what can be read while it stops the guest goes with the stop.
 	p.began = time.Now()
-	if err := source.qmp.do(cmdStop, nil); err != nil {
+	if err := source.qmp.send(cmdStop+save, -1); err != nil {
 		return p, err
 	}
-	if err := source.qmp.send(save, -1); err != nil {
+	if err := source.qmp.reply(cmdStop, nil); err != nil {
 		return p, err
 	}
+	p.lap("stop")
 	for _, b := range private { // while QEMU saves
 		if err := b.changes(source.pid(), spare, c.Pages); err != nil {
 			return p, err
@@ -201,7 +209,8 @@ func deviceStateOver(g *bareGuest, target *seat) (p pause, err error) {
 	if err := source.qmp.reply(save, nil); err != nil {
 		return p, err
 	}
-	devices, err := os.ReadFile(saved)
+	p.lap("save")
+	devices, err := io.ReadAll(saved)
 	if err != nil {
 		return p, err
 	}
@@ -211,6 +220,7 @@ func deviceStateOver(g *bareGuest, target *seat) (p pause, err error) {
 	if _, err := target.qmp.await("the target's migration", migrated); err != nil {
 		return p, err
 	}
+	p.lap("load")
 	return p, p.resume(source, target)
 }
 
@@ -244,10 +254,20 @@ func sendAhead(source *seat, machine string, to io.ReadWriter) (*stream.Composer
 	return c, private, nil
 }
 
-// saveCommand is the command that writes the devices, and the file that they go to.
-func saveCommand(source *seat) (file, command string) {
-	file = filepath.Join(source.dir, "devices")
-	return file, fmt.Sprintf(`{"execute":"xen-save-devices-state","arguments":{"filename":%q,"live":true}}`, file)
+// giveFile makes a file for the devices, gives it to the source, and returns it with the command that writes them.
+func giveFile(source *seat) (saved *os.File, save string, err error) {
+	file := filepath.Join(source.dir, "devices")
+	theirs, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, "", err
+	}
+	defer theirs.Close()
+	add := `{"execute":"add-fd","arguments":{"fdset-id":1}}`
+	if err := source.qmp.doWith(add, int(theirs.Fd()), nil); err != nil {
+		return nil, "", err
+	}
+	saved, err = os.Open(file)
+	return saved, `{"execute":"xen-save-devices-state","arguments":{"filename":"/dev/fdset/1"}}`, err
 }
 
 func largest(blocks []*block) (n int) {
@@ -282,15 +302,18 @@ func bareOver(source, target *seat) (p pause, err error) {
 		return p, err
 	}
 	defer ours.Close()
-	saved, save := saveCommand(source)
+	saved := filepath.Join(source.dir, "devices")
+	save := fmt.Sprintf(`{"execute":"xen-save-devices-state","arguments":{"filename":%q,"live":true}}`, saved)
 
 	p.began = time.Now()
 	if err := source.qmp.do(cmdStop, nil); err != nil {
 		return p, err
 	}
+	p.lap("stop")
 	if err := source.qmp.do(save, nil); err != nil {
 		return p, err
 	}
+	p.lap("save")
 	devices, err := os.ReadFile(saved)
 	if err != nil {
 		return p, err
@@ -304,6 +327,7 @@ func bareOver(source, target *seat) (p pause, err error) {
 	if _, err := target.qmp.await("the target's migration", migrated); err != nil {
 		return p, err
 	}
+	p.lap("load")
 	return p, p.resume(source, target)
 }
 

@@ -23,6 +23,8 @@ type Sample struct {
 	HeldBytes   int64 `json:"held_bytes"`    // memory of the host held at the peak beyond the start
 	TargetBytes int64 `json:"target_bytes"`  // the target's own memory and page tables, once it runs
 	CPUUS       int64 `json:"cpu_us"`        // of both QEMUs and qlive
+
+	LapsUS map[string]int64 `json:"laps_us"` // pieces of the pause, see lapNames
 }
 
 // memoryTick is how often the host's memory is looked at.

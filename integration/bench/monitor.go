@@ -51,7 +51,8 @@ func dialMonitor(ctx context.Context, path string) (*monitor, error) {
 		_ = m.close()
 		return nil, err
 	}
-	if err := m.do(`{"execute":"qmp_capabilities"}`, nil); err != nil {
+	// With oob QEMU reads the next command while it executes one.
+	if err := m.do(`{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}`, nil); err != nil {
 		_ = m.close()
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // What QEMU offers by itself, measured as the floors are.
@@ -71,7 +72,7 @@ func cpr(ctx context.Context, g *bareGuest, version string) (*seat, pause, error
 		return nil, pause{}, err
 	}
 	p, err := func() (p pause, err error) {
-		if err := target.wait(ctx, func() error { _, err := os.Stat(names + ".cpr"); return err }); err != nil {
+		if err := target.wait(ctx, func() error { return listening(names + ".cpr") }); err != nil {
 			return p, err
 		}
 		for _, cmd := range []string{plainCapabilities, unlimited,
@@ -99,6 +100,21 @@ func cpr(ctx context.Context, g *bareGuest, version string) (*seat, pause, error
 	return target, p, nil
 }
 
+// listening is nil once somebody listens at the path. To connect, which would tell too, is for the source alone.
+func listening(path string) error {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err
+	}
+	const flags, accepts = 3, "00010000" // __SO_ACCEPTCON
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > flags && f[flags] == accepts && f[len(f)-1] == path {
+			return nil
+		}
+	}
+	return fmt.Errorf("nobody listens at %s", path)
+}
+
 // cprOver makes the target listen, upon which the source stops the guest and sends its devices.
 func cprOver(source, target *seat, path string) (p pause, err error) {
 	if err := target.qmp.do(fmt.Sprintf(`{"execute":"migrate-incoming","arguments":{"uri":"unix:%s"}}`, path), nil); err != nil {
@@ -115,5 +131,6 @@ func cprOver(source, target *seat, path string) (p pause, err error) {
 	if _, err := target.qmp.await("the target's migration", migrated); err != nil {
 		return p, err
 	}
+	p.lap("load")
 	return p, p.resume(source, target)
 }

@@ -48,6 +48,14 @@ func (r Report) write(w io.Writer, write func([][]string) error) error {
 			return err
 		}
 	}
+	if table := lapsTable(r.Rows); len(table) > 1 {
+		if _, err := fmt.Fprint(w, "\nWhere the pause goes, medians in ms\n\n"); err != nil {
+			return err
+		}
+		if err := write(table); err != nil {
+			return err
+		}
+	}
 	if len(r.Growth) == 0 {
 		return nil
 	}
@@ -109,6 +117,26 @@ func rowsTable(rows []Row, group string) [][]string {
 			ms(r.HostGap.P50), ms(r.HostGap.Max), fmt.Sprintf("%.0f", r.Total.P50/1000),
 			mib(r.Held.P50), mib(r.Target.P50), fmt.Sprintf("%.0f", r.CPU.Mean/1000), ratio, within,
 		})
+	}
+	return table
+}
+
+// lapsTable has a line for each row of the group RAM.
+func lapsTable(rows []Row) [][]string {
+	table := [][]string{append([]string{"guest", "way"}, lapNames()...)}
+	for _, r := range rows {
+		if r.Group != RAM {
+			continue
+		}
+		line := []string{r.what(), string(r.Contender)}
+		for _, name := range lapNames() {
+			cell := ""
+			if us, ok := r.Laps[name]; ok {
+				cell = ms(us)
+			}
+			line = append(line, cell)
+		}
+		table = append(table, line)
 	}
 	return table
 }

@@ -32,6 +32,8 @@ type Row struct {
 	Target    Quantiles `json:"target_bytes"`
 	CPU       Quantiles `json:"cpu_us"`
 
+	Laps map[string]float64 `json:"laps_us"` // medians of the pieces of the pause
+
 	Beside  Contender `json:"beside,omitempty"` // what it was alternated with
 	Ratio   *Estimate `json:"ratio,omitempty"`  // median of the ratios of the pauses, handoff by handoff
 	Samples []Sample  `json:"samples"`          // in the order in which they were taken
@@ -51,8 +53,20 @@ func newRow(s scene, c Contender, from, to string, samples []Sample) Row {
 		}
 		return quantilesOf(v)
 	}
+	laps := make(map[string]float64)
+	for _, name := range lapNames() {
+		var v []float64
+		for _, s := range samples {
+			if us, ok := s.LapsUS[name]; ok {
+				v = append(v, float64(us))
+			}
+		}
+		if len(v) > 0 {
+			laps[name] = median(v)
+		}
+	}
 	return Row{
-		Group: s.group, Contender: c, Shape: s.shape, From: from, To: to, Count: len(samples), Samples: samples,
+		Laps: laps, Group: s.group, Contender: c, Shape: s.shape, From: from, To: to, Count: len(samples), Samples: samples,
 		Pause:     of(func(s Sample) int64 { return s.PauseUS }),
 		QEMUPause: of(func(s Sample) int64 { return s.QEMUPauseUS }),
 		HostGap:   of(func(s Sample) int64 { return s.HostGapUS }),

@@ -14,6 +14,7 @@ import (
 	"qlive/integration/env"
 	"qlive/integration/guest"
 	"qlive/integration/guest/beats"
+	"qlive/vmstate"
 )
 
 // Options say what to measure.
@@ -54,6 +55,9 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
+	}
+	if os.Geteuid() != 0 {
+		return r, vmstate.Errorf(vmstate.Denied, "cannot measure as user %d", os.Geteuid()).With("run it as root, with sudo")
 	}
 	scenes, err := plan(o.Groups, o.Quick)
 	if err != nil {

@@ -1,0 +1,156 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"qlive/vmstate"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The rows of a real run: every contender hands a real guest over, and says something of each handoff.
+func TestRun(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "qlive")
+	if text, err := exec.Command("go", "build", "-o", binary, "qlive/cmd/qlive").CombinedOutput(); err != nil {
+		t.Fatalf("cannot build qlive: %v\n%s", err, text)
+	}
+	for _, tt := range []struct {
+		name       string
+		groups     []string
+		qlive      string
+		count      int
+		rows       int
+		contenders []Contender
+	}{
+		{"floors", []string{Ways}, "", 3, 4,
+			[]Contender{Floor(vmstate.WayDeviceState), DeviceStateBare, Floor(vmstate.WayStopFirst), Floor(vmstate.WayLive)}},
+		{"floors and qlive", []string{Ways}, binary, 2, 7,
+			[]Contender{Qlive(vmstate.WayDeviceState), Qlive(vmstate.WayStopFirst), Qlive(vmstate.WayLive)}},
+		{"there and back", []string{Versions}, "", 1, 6, []Contender{Floor(vmstate.WayDeviceState)}},
+		{"QEMU's own ways", []string{Peers}, "", 1, 6, []Contender{Precopy, PrecopyTuned, CPR}},
+		{"huge pages", []string{Pages}, "", 1, 2, []Contender{Floor(vmstate.WayDeviceState)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nothingLeft := ownTemp(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer cancel()
+			pool, err := poolSize()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := Run(ctx, Options{Groups: tt.groups, Count: tt.count, Seed: 1, Qlive: tt.qlive, Progress: t.Output()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Rows) != tt.rows {
+				t.Errorf("%d rows, want %d", len(r.Rows), tt.rows)
+			}
+			for _, c := range tt.contenders {
+				if !slices.ContainsFunc(r.Rows, func(row Row) bool { return row.Contender == c }) {
+					t.Errorf("no row of %s", c)
+				}
+			}
+			for _, row := range r.Rows {
+				checkRow(t, row, tt.count)
+			}
+			if now, err := poolSize(); err != nil || now != pool {
+				t.Errorf("%d huge pages, %v; there were %d", now, err, pool)
+			}
+			nothingLeft()
+		})
+	}
+}
+
+// checkRow looks for members that were not measured. How large they are is not for a test to say, but for what cannot be: a
+// pause without time, a guest that did not feel it, a target without memory.
+func checkRow(t *testing.T, r Row, count int) {
+	t.Helper()
+	if r.Count != count || len(r.Samples) != count {
+		t.Errorf("%s: %d handoffs, want %d", r.Contender, r.Count, count)
+	}
+	for i, s := range r.Samples {
+		if s.PauseUS <= 0 || s.QEMUPauseUS <= 0 || s.HostGapUS <= 0 || s.GuestGapUS <= 0 || s.TotalUS < s.PauseUS || s.TargetBytes < 1<<20 || s.CPUUS <= 0 {
+			t.Errorf("%s, handoff %d: %+v", r.Contender, i, s)
+		}
+		var sum int64
+		for _, us := range s.LapsUS {
+			sum += us
+		}
+		if diff := s.PauseUS - sum; diff < -10 || diff > 10 { // µs are cut off, lap by lap
+			t.Errorf("%s, handoff %d: the pieces %v are %d µs, the pause is %d", r.Contender, i, s.LapsUS, sum, s.PauseUS)
+		}
+	}
+}
+
+// ownTemp gives the test a short folder for everything temporary, and returns a check that nothing is left: no process that has
+// something to do with it, and no file in it.
+func ownTemp(t *testing.T) (nothingLeft func()) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "qb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
+	return func() {
+		t.Helper()
+		processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range processes {
+			if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), dir) { // an error: it has ended
+				t.Errorf("%s is left: %q", file, text)
+			}
+		}
+		left, err := os.ReadDir(dir)
+		if err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+}
+
+// A run that is interrupted ends soon and leaves nothing.
+func TestRunInterrupted(t *testing.T) {
+	for _, after := range []string{"building the guest", "[1/1]", "round"} {
+		t.Run(after, func(t *testing.T) {
+			nothingLeft := ownTemp(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			stop := &cancelAfter{words: after, cancel: cancel}
+			_, err := Run(ctx, Options{Groups: []string{Ways}, Count: 1000, Seed: 1, Progress: stop})
+			if err == nil || !stop.done {
+				t.Errorf("got %v, interrupted %v", err, stop.done)
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+			nothingLeft()
+		})
+	}
+}
+
+// cancelAfter is a progress that ends the run once it has heard some words.
+type cancelAfter struct {
+	words  string
+	cancel context.CancelFunc
+	done   bool
+}
+
+func (c *cancelAfter) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), c.words) {
+		c.done = true
+		c.cancel()
+	}
+	return len(p), nil
+}

@@ -3,7 +3,6 @@ package cmdline
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -34,8 +33,9 @@ func (r *rewriter) backend(o option, p *props) (edit, error) {
 	p.set("qom-type", "memory-backend-file")
 	p.set("mem-path", r.region(g))
 	p.set("share", "on")
-	if align := r.alignment(g); align > 0 {
-		p.set("align", strconv.FormatUint(align, 10))
+	own, _ := parseSize(p.str("align"), 1) // 0 if there is none, or one that QEMU will refuse
+	if align := r.alignment(g); align > own {
+		p.setNumber("align", align)
 	}
 	return change(p.String(), strings.Join(why, "; "))
 }

@@ -118,8 +118,18 @@ func (p *props) has(key string) bool {
 
 // set gives key the value, in its place if it is there and at the end if not. In JSON the value is a string,
 // or a boolean where the value is on or off.
-func (p *props) set(key, value string) {
-	q := p.make(key, value)
+func (p *props) set(key, value string) { p.put(key, p.make(key, value)) }
+
+// setNumber is set for a number, which is one in JSON as well.
+func (p *props) setNumber(key string, n uint64) {
+	q := p.make(key, strconv.FormatUint(n, 10))
+	if p.json {
+		q.raw = q.value
+	}
+	p.put(key, q)
+}
+
+func (p *props) put(key string, q part) {
 	done := false
 	for i := range p.parts {
 		old := &p.parts[i]
@@ -127,7 +137,7 @@ func (p *props) set(key, value string) {
 			continue
 		}
 		if !p.json && i == 0 && key == p.implied && !strings.HasPrefix(old.raw, key+"=") {
-			old.raw, old.value = escape(value), value
+			old.raw, old.value = escape(q.value), q.value
 		} else {
 			*old = q
 		}

@@ -33,9 +33,10 @@ type Daemon struct {
 	tree       *fsview.FS
 	lock       *os.File
 
-	tasks   sync.WaitGroup  // handoffs and watchers
-	running context.Context // of the handoffs; ends when the daemon is to end
-	stop    context.CancelCauseFunc
+	tasks    sync.WaitGroup  // handoffs and watchers
+	requests sync.WaitGroup  // that begin them; none once closing is set
+	running  context.Context // of the handoffs; ends when the daemon is to end
+	stop     context.CancelCauseFunc
 
 	mu       sync.Mutex
 	machines map[string]*machine // nil for a name that is being started
@@ -184,6 +185,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	d.mu.Lock()
 	d.closing = true
 	d.mu.Unlock()
+	d.requests.Wait()
 	machines := d.all()
 	d.stop(vmstate.Errorf(vmstate.Cancelled, "cancelled: the daemon is stopping"))
 	for _, m := range machines {
@@ -217,13 +219,13 @@ func (d *Daemon) keep(h *flip.Handoff) {
 	}
 }
 
-// forget takes a VM that has ended off the list.
+// forget takes a VM that has ended off the list, and last of all frees its name.
 func (d *Daemon) forget(m *machine) {
-	d.mu.Lock()
-	delete(d.machines, m.spec.Name)
-	d.mu.Unlock()
 	if err := m.removeFiles(); err != nil {
 		m.log.Warn().Err(err).Msg("files not removed")
 	}
 	d.registry.dropVM(m.spec.Name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.machines, m.spec.Name)
 }

@@ -9,7 +9,7 @@
 //     handoff takes the machine for itself, and everything else is refused or obeyed around it.
 //   - [Daemon] wires them, opens in one order (run directory, tree, socket) and closes in the reverse.
 //
-// Lock order: machine.mu, then registry.mu, then hub.mu. Nobody calls QEMU with registry.mu or hub.mu held.
+// Lock order: machine.gate, machine.mu, Daemon.mu, registry.mu, hub.mu. Nobody calls QEMU with the last three held.
 //
 // The package may import everything; nothing but cmd imports it.
 package daemon

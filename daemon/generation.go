@@ -141,6 +141,12 @@ func (g *generation) meet(ctx context.Context, limit time.Duration, observers ..
 		return vmstate.Errorf(vmstate.QEMU, "cannot talk to %s: %w", g.binary.Path, err).With("see QEMU's log; is the binary a QEMU?")
 	}
 	g.side.Monitor = monitor
+	if pid, err := monitor.PeerPID(); err != nil {
+		return err
+	} else if pid != g.side.Process.PID() {
+		return vmstate.Errorf(vmstate.Incompatible, "cannot use %s: its QEMU is process %d, a child of process %d that was started", g.binary.Path, pid, g.side.Process.PID()).
+			With("a wrapper script must become QEMU: write `exec` before its last command")
+	}
 	v := monitor.Version()
 	g.side.Version = fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
 	return nil
@@ -172,6 +178,12 @@ func (g *generation) discard() error {
 	<-g.side.Gone()
 	g.hangUp()
 	return errors.Join(err, g.side.Process.Release(), os.RemoveAll(g.dir))
+}
+
+// dead tells whether the process has ended.
+func (g *generation) dead() bool {
+	_, over := g.side.Process.Exited()
+	return over
 }
 
 // wants are the files that the guest's RAM needs.

@@ -67,8 +67,13 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		return vmstate.Migration{}, e
 	}
 	source := m.current
-	if source == nil {
+	switch {
+	case m.undecided:
+		return vmstate.Migration{}, m.nobodyKnows("hand over")
+	case source == nil:
 		return vmstate.Migration{}, m.notThere("hand over")
+	case m.leaving:
+		return vmstate.Migration{}, vmstate.Errorf(vmstate.Conflict, "cannot hand %s over: it is being removed", m.spec.Name)
 	}
 	regions := slices.Clone(m.value.Regions)
 	for i, r := range regions {
@@ -84,7 +89,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
-		Spec: spec, Number: run.number, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
+		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints,
 		Gate: &m.gate, Log: m.log,
 	})
@@ -176,24 +181,44 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 	switch v.Phase {
 	case vmstate.Completed:
 		r.source.hangUp()
+		if !r.source.dead() {
+			break // it is said in the migration's warnings; its watcher waits for it
+		}
 		if err := r.source.side.Process.Release(); err != nil {
 			m.log.Warn().Err(err).Msg("source not let go of")
 		}
-		return false
 	case vmstate.Failed: // everything is left as it is, for a person to look at
-		m.ending, m.stray = v.Error, r.target
-		m.value.Status = vmstate.Broken
+		m.ending, m.status = v.Error, vmstate.Broken
+		r.leaveUndecidedLocked(v)
 		return false
+	default:
+		if r.target != nil {
+			r.dropTarget()
+		}
 	}
-	if r.target != nil {
-		r.dropTarget()
-	}
-	if _, over := r.source.side.Process.Exited(); over {
+	if m.current.dead() {
 		m.log.Info().Msg("the guest ended while it was being handed over")
-		m.stopLocked(r.source, "")
+		m.stopLocked("")
 		return true
 	}
 	return false
+}
+
+// leaveUndecidedLocked keeps both QEMUs of a failed handoff, unless it is certain that the target never ran the guest and never will.
+func (r *run) leaveUndecidedLocked(v vmstate.Migration) {
+	m := r.m
+	mayHaveRun := len(v.Phases) > 1 && v.Phases[len(v.Phases)-2].Phase == vmstate.Committing
+	switch {
+	case r.target == nil:
+	case r.target.dead() && !mayHaveRun:
+		r.dropTarget()
+	default:
+		m.undecided, m.stray = true, r.target
+		if r.events != nil {
+			r.events.Close()
+		}
+		m.d.tasks.Go(func() { m.await(r.target, "") })
+	}
 }
 
 // dropTarget clears away a target that never had the guest; it is dead.

@@ -45,13 +45,16 @@ type machine struct {
 	number    int         // of the next generation
 	completed int         // handoffs
 	handoff   *flip.Handoff
-	leaving   bool        // it shall go once the guest has powered off
-	stray     *generation // the target of a handoff that failed: it may run the guest
+	leaving   bool // it shall go once the guest has powered off
+	// undecided: a handoff has failed, and either of current and stray may run the guest. Nothing touches them but a forced removal.
+	undecided bool
+	stray     *generation
 	ending    *vmstate.Problem
 	names     publicNames
 	past      []string // binaries that had the guest before, oldest first
 	logs      []string // of QEMU, generation by generation
 	consoles  []string
+	status    vmstate.Status // but for a handoff that switches
 	value     vmstate.VM
 	settled   chan struct{} // closed once QEMU has ended and the VM is seen as stopped
 	released  chan struct{} // closed when the daemon lets go of a VM that runs on
@@ -73,8 +76,10 @@ func (m *machine) publishLocked() {
 		v.Argv = append([]vmstate.Arg{{Value: g.binary.Path}}, g.line.Args...)
 		v.UptimeS = int64(time.Since(v.StartedAt).Seconds())
 	}
+	v.Status = m.status
 	if m.handoff != nil {
-		if h := m.handoff.Migration(); !h.Phase.Revocable() && !h.Phase.Ended() && h.Phase != vmstate.Draining {
+		switch m.handoff.Migration().Phase {
+		case vmstate.Switching, vmstate.Committing:
 			v.Status = vmstate.Migrating
 		}
 	}
@@ -96,13 +101,13 @@ func (m *machine) setRunStateLocked(state qmp.RunState) {
 	m.value.RunState = string(state)
 	switch state {
 	case qmp.RunRunning:
-		m.value.Status = vmstate.Running
+		m.status = vmstate.Running
 	case qmp.RunPaused, qmp.RunPrelaunch, qmp.RunPostMigrate, qmp.RunSuspended:
-		m.value.Status = vmstate.Paused
+		m.status = vmstate.Paused
 	case qmp.RunShutdown:
-		m.value.Status = vmstate.Paused // QEMU is there (-no-shutdown), the guest is not
+		m.status = vmstate.Paused // QEMU is there (-no-shutdown), the guest is not
 	default: // io-error, guest-panicked, internal-error, watchdog: the guest stands, and somebody should look
-		m.value.Status = vmstate.Paused
+		m.status = vmstate.Paused
 	}
 }
 
@@ -114,7 +119,7 @@ func (m *machine) refresh(ctx context.Context, g *generation) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.current == g {
+	if m.current == g && !m.undecided {
 		m.setRunStateLocked(status.Status)
 		m.publishLocked()
 	}
@@ -142,6 +147,11 @@ func (m *machine) watch(g *generation, events *qmp.Subscription) {
 			m.log.Warn().Err(err).Msg("run state not read")
 		}
 	}
+	m.await(g, last)
+}
+
+// await waits for the end of a QEMU that has the guest, or may have it.
+func (m *machine) await(g *generation, last string) {
 	select {
 	case <-g.side.Gone():
 		m.ended(g, last)
@@ -160,44 +170,56 @@ func orNull(b []byte) []byte {
 func (m *machine) switching() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.handoff != nil && !m.handoff.Migration().Phase.Revocable()
+	if m.handoff == nil {
+		return false
+	}
+	switch m.handoff.Migration().Phase {
+	case vmstate.Switching, vmstate.Committing, vmstate.Committed:
+		return true
+	}
+	return false
 }
 
-// ended is called once for each generation that had the guest, when its process is seen dead.
+// ended is called once for each generation that had the guest, or may have had it, when its process is seen dead.
 func (m *machine) ended(g *generation, last string) {
 	g.hangUp()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.current != g {
-		return // it has been replaced: the handoff has ended it
+	if m.current != g && m.stray != g || m.handoff != nil {
+		return // it has been replaced, or the handoff finds it dead and says what follows
 	}
-	if m.handoff != nil {
-		return // the handoff finds it dead and says what follows
+	if m.undecided && !(m.current.dead() && m.stray.dead()) {
+		return // the other may run the guest
 	}
-	m.stopLocked(g, last)
+	m.stopLocked(last)
 }
 
 // stopLocked notes that the VM has no QEMU any more, and lets go of everything that it held.
-func (m *machine) stopLocked(g *generation, last string) {
+func (m *machine) stopLocked(last string) {
+	g := m.current
 	exit, _ := g.side.Process.Exited()
 	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
 	m.current = nil
-	m.value.Status, m.value.RunState = vmstate.Stopped, "none"
+	m.status, m.value.RunState = vmstate.Stopped, "none"
 	if exit.Known && (exit.Code != 0 || exit.Signal != 0) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; remove the VM with `qlive rm "+m.spec.Name+"` and start it again"
 		m.ending = vmstate.ProblemOf(p)
-		m.value.Status = vmstate.Broken
+		m.status = vmstate.Broken
 	} else if last != "" {
 		m.log.Info().Str("why", last).Msg("guest powered off")
 	}
 	m.value.Regions = nil
 	m.names.remove()
 	err := errors.Join(m.memory.Close(), g.side.Process.Release(), m.journal.Close())
+	if m.stray != nil {
+		err = errors.Join(err, m.stray.discard())
+	}
+	m.stray, m.undecided = nil, false
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
 	}
-	close(m.settled)
+	defer close(m.settled)
 	if m.leaving {
 		m.d.forget(m)
 		return
@@ -242,7 +264,11 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	}
 	m.begin(g)
 	m.d.tasks.Go(func() { m.watch(g, events) })
-	return m.refresh(ctx, g)
+	// The guest runs: from here on nothing is undone, and if it has ended already the watcher says so.
+	if err := m.refresh(context.WithoutCancel(ctx), g); err != nil {
+		m.log.Warn().Err(err).Msg("run state not read")
+	}
+	return nil
 }
 
 // undo runs f if the function that defers it fails.
@@ -286,8 +312,9 @@ func (m *machine) begin(g *generation) {
 	if c := g.console(); c != "" {
 		m.consoles = append(m.consoles, c)
 	}
+	m.status = vmstate.Starting
 	m.value = vmstate.VM{
-		Name: m.spec.Name, Status: vmstate.Starting, StartedAt: time.Now().UTC(), Machine: m.facts.Machine.Name,
+		Name: m.spec.Name, StartedAt: time.Now().UTC(), Machine: m.facts.Machine.Name,
 		Warnings: append(slices.Clone(g.line.Warnings), m.memory.Warnings()...),
 	}
 	for _, r := range m.memory.Regions() {
@@ -306,8 +333,11 @@ func (m *machine) control(ctx context.Context, what string, do func(context.Cont
 	m.gate.Lock()
 	defer m.gate.Unlock()
 	m.mu.Lock()
-	g := m.current
+	g, undecided := m.current, m.undecided
 	m.mu.Unlock()
+	if undecided {
+		return vmstate.VM{}, m.nobodyKnows(what)
+	}
 	if g == nil {
 		return vmstate.VM{}, m.notThere(what)
 	}
@@ -328,6 +358,14 @@ func (m *machine) now() vmstate.VM {
 
 func (m *machine) busy(what string) error {
 	e := vmstate.Errorf(vmstate.Busy, "cannot %s %s: it is being handed over", what, m.spec.Name).With("ask again in a moment")
+	e.VM = m.spec.Name
+	return e
+}
+
+// nobodyKnows is the answer while it is not known which of two QEMUs runs the guest.
+func (m *machine) nobodyKnows(what string) error {
+	e := vmstate.Errorf(vmstate.Lost, "cannot %s %s: after a failed handoff it is not known which of two QEMUs runs it", what, m.spec.Name).
+		With("see the VM's error and both QEMUs' logs; `qlive rm --force " + m.spec.Name + "` ends both")
 	e.VM = m.spec.Name
 	return e
 }
@@ -354,17 +392,23 @@ func (m *machine) waitForHandoff() {
 
 // letGo ends the daemon's part in a VM that runs on.
 func (m *machine) letGo() {
-	m.mu.Lock()
-	g := m.current
-	m.mu.Unlock()
-	if g == nil {
-		return
-	}
 	close(m.released)
-	g.hangUp()
-	err := errors.Join(g.side.Process.Release(), m.journal.Close())
-	if err != nil {
-		m.log.Warn().Err(err).Msg("not everything was let go of")
+	m.mu.Lock()
+	generations := []*generation{m.current, m.stray}
+	m.mu.Unlock()
+	for _, g := range generations {
+		if g == nil {
+			continue
+		}
+		g.hangUp()
+		if err := g.side.Process.Release(); err != nil {
+			m.log.Warn().Err(err).Msg("not everything was let go of")
+		}
+		m.log.Warn().Int("pid", g.side.Process.PID()).Msg("guest left running")
 	}
-	m.log.Warn().Int("pid", g.side.Process.PID()).Msg("guest left running")
+	if generations[0] != nil {
+		if err := m.journal.Close(); err != nil {
+			m.log.Warn().Err(err).Msg("journal not closed")
+		}
+	}
 }

@@ -46,6 +46,11 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	if err != nil {
 		return vmstate.VM{}, named(err, spec.Name)
 	}
+	leave, err := d.enter("start " + spec.Name)
+	if err != nil {
+		return vmstate.VM{}, err
+	}
+	defer leave()
 	if err := d.reserve(spec.Name); err != nil {
 		return vmstate.VM{}, err
 	}
@@ -101,13 +106,21 @@ func atStep(step string, err error) error {
 	return &vmstate.Error{Kind: p.Kind(), Step: step, VM: p.VM, Detail: p.Detail, Remedy: p.Remedy, Words: p.QEMU, Err: err}
 }
 
+// enter lets a request begin something that the daemon's end must wait for, unless that has come.
+func (d *Daemon) enter(what string) (leave func(), err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closing {
+		return nil, vmstate.Errorf(vmstate.Unavailable, "cannot %s: the daemon is stopping", what)
+	}
+	d.requests.Add(1)
+	return d.requests.Done, nil
+}
+
 // reserve takes a name, so that nobody else starts a VM of it.
 func (d *Daemon) reserve(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closing {
-		return vmstate.Errorf(vmstate.Unavailable, "cannot start %s: the daemon is stopping", name)
-	}
 	if m, taken := d.machines[name]; taken {
 		e := vmstate.Errorf(vmstate.Conflict, "cannot start %s: there is a VM of that name", name)
 		e.VM = name
@@ -177,20 +190,23 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 		d.forget(m)
 		return nil
 	}
-	m.leaving = true
-	stray := m.stray
-	m.stray = nil
-	m.mu.Unlock()
-	if stray != nil {
-		if err := stray.discard(); err != nil {
-			return err
-		}
+	if m.undecided && how == restapi.RemovePowerdown {
+		m.mu.Unlock()
+		return m.nobodyKnows("power down")
 	}
+	m.leaving = true
+	doomed := []*generation{g, m.stray}
+	m.mu.Unlock()
 	if how == restapi.RemovePowerdown {
 		return g.side.Monitor.SystemPowerdown(ctx)
 	}
-	if err := g.side.Process.Kill(); err != nil {
-		return err
+	for _, d := range doomed {
+		if d == nil {
+			continue
+		}
+		if err := d.side.Process.Kill(); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-m.settled:
@@ -222,12 +238,11 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 	if err != nil {
 		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 	}
-	d.mu.Lock()
-	closing := d.closing
-	d.mu.Unlock()
-	if closing {
-		return vmstate.Migration{}, vmstate.Errorf(vmstate.Unavailable, "cannot hand %s over: the daemon is stopping", spec.VM)
+	leave, err := d.enter("hand over " + spec.VM)
+	if err != nil {
+		return vmstate.Migration{}, err
 	}
+	defer leave()
 	return m.migrate(spec, newID(), binary)
 }
 

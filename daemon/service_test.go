@@ -143,7 +143,8 @@ func TestReserve(t *testing.T) {
 	delete(d.machines, "vm1")
 	d.closing = true
 	d.mu.Unlock()
-	refusedAs(t, d.reserve("vm1"), vmstate.Unavailable, "stopping")
+	_, err := d.enter("start vm1")
+	refusedAs(t, err, vmstate.Unavailable, "stopping")
 }
 
 func TestOneDaemonPerRunDir(t *testing.T) {

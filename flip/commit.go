@@ -32,39 +32,65 @@ func (h *Handoff) commit(pause context.Context) error {
 	if err := context.Cause(pause); err != nil {
 		return h.explain(pause, "commit", err) // max_pause_ms has been reached: nothing is lost yet
 	}
+	if h.target.ended() {
+		return h.explain(pause, "commit", h.target.died("when it had loaded the guest"))
+	}
 	if err := h.transition(vmstate.Committing); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(pause), contLimit)
 	defer cancel()
 	if h.resume {
-		if err := h.step(ctx, step{name: "run-target", do: h.runTarget}); err != nil {
+		if err := h.step(ctx, step{name: "run-target", do: h.runTarget}); err != nil && !h.ran {
 			return err
 		}
 	}
-	return h.transition(vmstate.Committed)
+	h.mustEnter(vmstate.Committed)
+	return nil
+}
+
+// mustEnter enters a phase of a handoff that has succeeded. The guest is in the target, whatever else goes wrong: a journal that cannot be
+// written is no reason to call it anything else.
+func (h *Handoff) mustEnter(to vmstate.Phase) {
+	if err := h.transition(to); err != nil {
+		h.cfg.Log.Error().Err(err).Str("phase", string(to)).Msg("phase not in the journal")
+		h.mu.Lock()
+		h.enterLocked(to)
+		h.mu.Unlock()
+		h.publish()
+	}
 }
 
 func (h *Handoff) runTarget(ctx context.Context) error {
-	events := h.target.Monitor.Subscribe()
+	events := h.target.Monitor.Subscribe(qmp.EventResume)
 	defer events.Close()
-	err := h.target.first(ctx, "when it was told to run", h.target.Monitor.Cont)
+	cont, err := h.target.Monitor.Start(ctx, "cont", nil)
+	if err != nil { // not sent, so not obeyed
+		return refused(err.Error(), err)
+	}
+	err = h.target.first(ctx, "when it was told to run", func(ctx context.Context) error { return cont.Wait(ctx, nil) })
 	if qerr, ok := errors.AsType[*qmp.Error](err); ok {
-		return &vmstate.Error{
-			Kind: vmstate.QEMU, Detail: "cannot run the guest in the target: QEMU refuses", Words: []string{qerr.Desc},
-			Remedy: "see what QEMU says; the guest goes on in the source", Err: &refusal{err},
-		}
+		return refused(qerr.Desc, err)
 	}
 	if err != nil {
 		return err
 	}
+	h.ran = true
 	h.notePause(time.Now())
-	resumed, err := events.Until(ctx, qmp.Named(qmp.EventResume))
+	resumed, err := events.Next(ctx)
 	if err != nil {
-		return err
+		h.warn("QEMU has obeyed cont and does not say RESUME: %v", err)
+		return nil
 	}
 	h.noteResume(resumed.QEMUTime)
 	return nil
+}
+
+func refused(word string, err error) error {
+	return &vmstate.Error{
+		Kind: vmstate.QEMU, Detail: "cannot run the guest in the target: QEMU refuses", Words: []string{word},
+		Remedy: "see what QEMU says; the guest goes on in the source", Err: &refusal{err},
+	}
 }
 
 // drain ends the source and sees it dead. What goes wrong here does not touch the guest, which runs in the target.
@@ -72,18 +98,25 @@ func (h *Handoff) drain(ctx context.Context) {
 	h.way.close()
 	h.flipped()
 	h.noteExtra()
-	if err := h.transition(vmstate.Draining); err != nil {
-		h.cfg.Log.Error().Err(err).Msg("phase not entered")
-	}
+	h.mustEnter(vmstate.Draining)
 	if err := h.step(ctx, step{name: "end-source", do: h.endSource}); err != nil {
 		h.warn("the source QEMU with pid %d is not seen dead: %v", h.cfg.Source.Process.PID(), err)
 		return
 	}
 	h.released()
+	// What a migration of somebody else's would not expect.
+	if err := h.target.Monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false}); err != nil && !h.target.EndedSoon() {
+		h.logf("the target keeps a capability: %v", err)
+	}
 }
 
+// endSource ends a QEMU that has nothing to do any more. One whose guest was stopped by the handoff has flushed and let go of its images:
+// it is killed, so that nobody can let it run meanwhile. One whose guest stood already still has them, and closes them as it quits.
 func (h *Handoff) endSource(ctx context.Context) error {
 	source := h.cfg.Source
+	if h.resume {
+		return source.kill(ctx)
+	}
 	quit, cancel := context.WithTimeout(ctx, quitLimit)
 	defer cancel()
 	if err := source.Monitor.Quit(quit); err == nil {
@@ -94,11 +127,6 @@ func (h *Handoff) endSource(ctx context.Context) error {
 		}
 	}
 	return source.kill(ctx)
-}
-
-// pauseClock holds the ends of the pause as QEMU's own clocks tell them.
-type pauseClock struct {
-	qemuStop time.Time
 }
 
 // notePause closes the pause that began when stop was sent.
@@ -115,10 +143,10 @@ func (h *Handoff) notePause(end time.Time) {
 
 // noteResume closes QEMU's own pause. Both QEMUs stamp their events with the same host's clock.
 func (h *Handoff) noteResume(at time.Time) {
-	if h.pause.qemuStop.IsZero() {
+	if h.qemuStop.IsZero() {
 		return
 	}
-	us := at.Sub(h.pause.qemuStop).Microseconds()
+	us := at.Sub(h.qemuStop).Microseconds()
 	h.mu.Lock()
 	h.m.QEMUPause = &us
 	h.mu.Unlock()

@@ -50,6 +50,7 @@ type Config struct {
 	Migration vmstate.Migration     // id, VM and From filled in
 	Spec      vmstate.MigrationSpec // with defaults
 	Number    int                   // of the target's generation; the VM has no other of it
+	Arrived   bool                  // the source was itself handed the guest
 	Way       vmstate.Way           // never auto
 	Source    *Side
 	// Plan finds out what the target is and whether it can take the guest, before anything is started.
@@ -81,7 +82,8 @@ type Handoff struct {
 	resume   bool      // the guest ran: it shall run again
 	runState string    // its run state before it was stopped
 	stopped  time.Time // when stop was sent; zero before
-	pause    *pauseClock
+	qemuStop time.Time // QEMU's own stamp of it
+	ran      bool      // the target has obeyed cont
 
 	continued chan struct{}
 	done      chan struct{}
@@ -94,7 +96,7 @@ type Handoff struct {
 
 // New makes a handoff; nothing is started.
 func New(cfg Config) *Handoff {
-	h := &Handoff{cfg: cfg, trace: new(Trace), continued: make(chan struct{}, 1), done: make(chan struct{}), pause: new(pauseClock)}
+	h := &Handoff{cfg: cfg, trace: new(Trace), continued: make(chan struct{}, 1), done: make(chan struct{})}
 	h.m = cfg.Migration
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
@@ -162,6 +164,7 @@ func (h *Handoff) Cancel(why string) error {
 func (h *Handoff) Run(ctx context.Context) (*Side, error) {
 	work, cancel := h.begin(ctx)
 	defer close(h.done)
+	defer h.forget()
 	defer cancel(nil)
 	err := h.forward(work)
 	if err == nil {
@@ -233,6 +236,12 @@ func (h *Handoff) openGate() {
 	}
 }
 
+// forget lets go of what only the handoff itself needs: it is remembered for its trace.
+func (h *Handoff) forget() {
+	h.way.close()
+	h.way, h.undos = nil, nil
+}
+
 // plan asks the daemon what the target is.
 func (h *Handoff) plan(ctx context.Context) error {
 	to, err := h.cfg.Plan(ctx)
@@ -264,7 +273,7 @@ func (h *Handoff) hold(ctx context.Context) error {
 // abandon undoes what has been done and says how it ended. The source has the guest afterwards, unless it is lost.
 func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	if h.phase() == vmstate.Committing && !refusedToRun(cause) {
-		h.openGate()
+		defer h.openGate() // not before the VM is seen as failed
 		return nil, h.end(vmstate.Failed, h.lost(cause))
 	}
 	began := time.Now()
@@ -273,7 +282,7 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	}
 	h.logf("undoing: %v", cause)
 	err := h.undo(ctx)
-	h.openGate()
+	defer h.openGate()
 	if err != nil {
 		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
 	}

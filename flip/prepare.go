@@ -19,8 +19,8 @@ func (h *Handoff) prepare(ctx context.Context) error {
 		step{name: "verify-mapping", do: h.verifyMapping},
 		step{name: "compare-blocks", do: h.compareBlocks},
 		step{name: "compare-devices", do: h.compareDevices},
-		step{name: "set-capabilities", do: h.setCapabilities},
-		step{name: "send-ahead", do: h.way.prepare},
+		step{name: "set-capabilities", do: h.prepareTarget},
+		step{name: "send-ahead", do: h.way.prepare, undo: h.takeBack},
 		step{name: "populate", do: h.populate},
 	); err != nil {
 		return err
@@ -55,6 +55,34 @@ func (h *Handoff) inspectSource(ctx context.Context) error {
 			Kind: vmstate.Unsupported, Detail: "cannot hand the guest over: QEMU says that it must not be migrated",
 			Words: migration.BlockedReasons, Remedy: "remove the device or the option that QEMU names, and restart the guest",
 		}
+	}
+	return h.noBlockWork(ctx)
+}
+
+// noBlockWork makes sure that nothing works on the guest's images behind its back: a job or an export would go on in the source, or end
+// with it, and not all versions of QEMU say so when the images change hands.
+func (h *Handoff) noBlockWork(ctx context.Context) error {
+	var jobs, exports []struct {
+		ID   string `json:"id"`
+		Type string `json:"type"`
+	}
+	monitor := h.cfg.Source.Monitor
+	if err := monitor.Do(ctx, "query-jobs", nil, &jobs); err != nil {
+		return err
+	}
+	if err := monitor.Do(ctx, "query-block-exports", nil, &exports); err != nil {
+		return err
+	}
+	var names []string
+	for _, j := range jobs {
+		names = append(names, "the "+j.Type+" job "+j.ID)
+	}
+	for _, e := range exports {
+		names = append(names, "the "+e.Type+" export "+e.ID)
+	}
+	if len(names) > 0 {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand the guest over while QEMU works on its images: %s", strings.Join(names, ", ")).
+			With("wait for it, or end it, and ask again")
 	}
 	return nil
 }
@@ -101,36 +129,34 @@ func sizesQueuesTo1024(version string) bool {
 	return err == nil && minor >= 13
 }
 
-// setCapabilities sets what both sides must agree on, reads it back, and lifts the limits that QEMU puts on a migration over a
-// network.
-func (h *Handoff) setCapabilities(ctx context.Context) error {
-	for _, side := range []*Side{h.cfg.Source, h.target} {
-		want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapIgnoreShared: true}
-		if side == h.target {
-			want[qmp.CapLateBlockActivate] = true // unconditional since 10.0, and accepted there all the same
-		}
-		if err := side.Monitor.MigrateSetCapabilities(ctx, want); err != nil {
-			return err
-		}
-		have, err := side.Monitor.QueryMigrateCapabilities(ctx)
-		if err != nil {
-			return err
-		}
-		var missing []string
-		for name := range want {
-			if !have[name] {
-				missing = append(missing, name)
-			}
-		}
-		if len(missing) > 0 {
-			slices.Sort(missing)
-			return vmstate.Errorf(vmstate.Incompatible, "cannot turn on %s in QEMU %s", strings.Join(missing, ", "), side.Version)
-		}
-		if err := side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64)}); err != nil {
-			return err
+// prepareTarget sets what the target must know before it loads: guest RAM is not in the stream, images stay inactive until cont.
+func (h *Handoff) prepareTarget(ctx context.Context) error { return h.setCapabilities(ctx, h.target) }
+
+// setCapabilities sets what a side needs for a migration in which guest RAM stays where it is, reads it back, and lifts the limits that QEMU
+// puts on a migration over a network.
+func (h *Handoff) setCapabilities(ctx context.Context, side *Side) error {
+	want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapIgnoreShared: true}
+	if side == h.target {
+		want[qmp.CapLateBlockActivate] = true // unconditional since 10.0, and accepted there all the same
+	}
+	if err := side.Monitor.MigrateSetCapabilities(ctx, want); err != nil {
+		return err
+	}
+	have, err := side.Monitor.QueryMigrateCapabilities(ctx)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for name := range want {
+		if !have[name] {
+			missing = append(missing, name)
 		}
 	}
-	return nil
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return vmstate.Errorf(vmstate.Incompatible, "cannot turn on %s in QEMU %s", strings.Join(missing, ", "), side.Version)
+	}
+	return side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64)})
 }
 
 // lastLook is the last thing before the guest is stopped: whatever may have changed while the handoff was held.
@@ -143,8 +169,27 @@ func (h *Handoff) lastLook(ctx context.Context) error {
 		if h.runState != was {
 			h.logf("the guest is %s now, it was %s", h.runState, was)
 		}
+		if h.cfg.Spec.Hold { // time enough for somebody to plug something in or out
+			if err := h.compareBlocks(ctx); err != nil {
+				return err
+			}
+			if err := h.compareDevices(ctx); err != nil {
+				return err
+			}
+		}
 		return h.verifyMapping(ctx)
 	}})
+}
+
+// takeBack takes from the source what it was given for the handoff, unless it has ended.
+func (h *Handoff) takeBack(ctx context.Context) error {
+	if h.cfg.Source.ended() {
+		return nil
+	}
+	if err := h.way.release(ctx); err != nil {
+		h.logf("the source keeps something of the handoff: %v", err) // it does the guest no harm
+	}
+	return nil
 }
 
 func (h *Handoff) logf(format string, args ...any) {

@@ -69,21 +69,6 @@ func (s *Side) kill(ctx context.Context) error {
 	}
 }
 
-// cont runs the guest and waits until QEMU says that it runs.
-func (s *Side) cont(ctx context.Context) error {
-	if err := s.Monitor.Cont(ctx); err != nil {
-		return err
-	}
-	state, err := s.Monitor.QueryStatus(ctx)
-	if err != nil {
-		return err
-	}
-	if !state.Running {
-		return fmt.Errorf("QEMU obeyed cont, but is %s", state.Status)
-	}
-	return nil
-}
-
 // first waits for whichever comes first: the answer of wait, the death of the side, the end of ctx.
 func (s *Side) first(ctx context.Context, when string, wait func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -9,10 +9,11 @@ import (
 
 	"qlive/internal/proc"
 	"qlive/internal/qmp"
+	"qlive/vmstate/stream"
 )
 
-// targetPage is QEMU's page for x86: the unit of the migration stream's RAM section, in bytes.
-const targetPage = 4096
+// targetPage is the unit of the migration stream's RAM section, in bytes.
+const targetPage = stream.PageBytes
 
 // readChunk bounds what is read from the source at once.
 const readChunk = 256 << 10
@@ -20,24 +21,21 @@ const readChunk = 256 << 10
 // mirror holds what the target has been sent of the RAM blocks that the two QEMUs do not share: firmware, option ROMs, video
 // memory, ACPI tables, flash.
 type mirror struct {
-	pid    int
 	memory *os.File // the source's
 	tables *proc.Pagemap
 	maps   []proc.Mapping
-	swaps  bool // some of the source is in swap
 	blocks []*unshared
 	buf    []byte
 }
 
 // unshared is one of these blocks.
 type unshared struct {
-	name  string
-	addr  uint64               // in the source's address space
-	used  uint64               // bytes
-	anon  bool                 // anonymous memory: a page that is not present is zero
-	whole bool                 // all of it has been sent
-	sent  map[uint64]*sentPage // by offset: the pages that are not zero, as the target has them
-	pass  int
+	name string
+	addr uint64               // in the source's address space
+	used uint64               // bytes
+	anon bool                 // anonymous memory: a page that has not been touched is zero
+	sent map[uint64]*sentPage // by offset: the pages that are not zero, as the target has them
+	pass int
 }
 
 // sentPage is a page that the target has, and the pass in which the source was last seen to have it.
@@ -51,10 +49,6 @@ func newMirror(pid int) (*mirror, error) {
 	if err != nil {
 		return nil, err
 	}
-	status, err := proc.ReadStatus(pid)
-	if err != nil {
-		return nil, err
-	}
 	tables, err := proc.OpenPagemap(pid)
 	if err != nil {
 		return nil, err
@@ -64,7 +58,7 @@ func newMirror(pid int) (*mirror, error) {
 		tables.Close()
 		return nil, fmt.Errorf("cannot read the source's memory: %w", err)
 	}
-	return &mirror{pid: pid, memory: f, tables: tables, maps: maps, swaps: status.Swap > 0, buf: make([]byte, readChunk)}, nil
+	return &mirror{memory: f, tables: tables, maps: maps, buf: make([]byte, readChunk)}, nil
 }
 
 func (m *mirror) close() {
@@ -82,17 +76,8 @@ func (m *mirror) cover(blocks []qmp.RAMBlock) error {
 			return fmt.Errorf("cannot send RAM block %s: its %d bytes are no whole pages", b.Name, b.Used)
 		}
 		m.blocks = append(m.blocks, &unshared{
-			name: b.Name, addr: b.HVA, used: b.Used, anon: !m.swaps && m.anonymous(b.HVA, b.HVA+b.Used), sent: make(map[uint64]*sentPage),
+			name: b.Name, addr: b.HVA, used: b.Used, anon: m.anonymous(b.HVA, b.HVA+b.Used), sent: make(map[uint64]*sentPage),
 		})
-	}
-	return nil
-}
-
-func (m *mirror) block(name string) *unshared {
-	for _, u := range m.blocks {
-		if u.name == name {
-			return u
-		}
 	}
 	return nil
 }
@@ -129,7 +114,7 @@ func (m *mirror) sendBlock(u *unshared, page func(string, uint64, []byte) error)
 		return m.compare(u, proc.Range{Start: u.addr, End: u.addr + u.used}, page)
 	}
 	var failed error
-	if err := m.tables.Present(proc.Range{Start: u.addr, End: u.addr + u.used}, func(r proc.Range) {
+	if err := m.tables.Touched(proc.Range{Start: u.addr, End: u.addr + u.used}, func(r proc.Range) {
 		if failed == nil {
 			failed = m.compare(u, r, page)
 		}

@@ -10,16 +10,21 @@ import (
 // A way is how the guest is switched over once the target is prepared. All of them start from a target that waits for a
 // stream on the same RAM, and end with a target that has loaded everything and stands still.
 type way interface {
-	// prepare does what can be done while the guest runs. It registers nothing: the fence undoes the target's part, and close
+	// prepare does what can be done while the guest runs. The fence undoes the target's part, release the source's, and close
 	// what qlive holds.
 	prepare(context.Context) error
 	// switchOver stops the guest, if it runs, and brings its state into the target. It sets h.stopped.
 	switchOver(context.Context) error
 	// settle brings the source to where it obeys `cont`, after the target is dead.
 	settle(context.Context) error
+	// release takes back what prepare gave the source. It comes after the source has its run state back.
+	release(context.Context) error
 	// close lets go of what qlive holds of the channel. It may be called at any time and more than once.
 	close()
 }
+
+// channelName is what the QEMUs know their end of the channel by.
+const channelName = "qlive-channel"
 
 func newWay(w vmstate.Way, h *Handoff) way {
 	switch w {
@@ -48,6 +53,9 @@ func (h *Handoff) switchOver(ctx context.Context) error {
 }
 
 // giveBack lets the guest go on in the source as it was. The fence comes first: not before the target is dead.
+//
+// Behind the fence only the source can run the guest, so there is nothing left to decide: qlive waits for its answer, or for its
+// end, however slow it is.
 func (h *Handoff) giveBack(ctx context.Context) error {
 	if err := h.fence(ctx); err != nil {
 		return err
@@ -56,18 +64,27 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if source.ended() {
 		return nil // the guest has gone of itself; the daemon reports how
 	}
-	if err := h.way.settle(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, giveBackLimit)
+	defer cancel()
+	if err := h.way.settle(ctx); err != nil && !source.EndedSoon() {
 		return err
 	}
-	if h.stopped.IsZero() || !h.resume {
+	if !h.resume {
 		return nil
 	}
-	if err := source.cont(ctx); err != nil {
-		return vmstate.Errorf(vmstate.QEMU, "cannot let the guest go on in the source: %w", err)
+	err := source.first(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
+	switch {
+	case err == nil:
+		h.notePause(time.Now())
+		return nil
+	case source.ended():
+		return nil
 	}
-	h.notePause(time.Now())
-	return nil
+	return vmstate.Errorf(vmstate.QEMU, "cannot let the guest go on in the source: %w", err)
 }
+
+// giveBackLimit bounds how long the source may take to obey. A `stop` that waits for a slow disk must end first.
+const giveBackLimit = 5 * time.Minute
 
 // fence makes sure that the target never runs again: it is killed, and its death is seen on its pidfd.
 func (h *Handoff) fence(ctx context.Context) error {
@@ -76,13 +93,4 @@ func (h *Handoff) fence(ctx context.Context) error {
 		return nil
 	}
 	return h.target.kill(ctx)
-}
-
-// stopSource stops the guest. From here on the pause is counted.
-func (h *Handoff) stopSource(ctx context.Context) error {
-	if !h.resume {
-		return nil // it stands already, and stays so
-	}
-	h.stopped = time.Now()
-	return h.cfg.Source.Monitor.Stop(ctx)
 }

@@ -31,10 +31,11 @@ type deviceWay struct {
 	composer *stream.Composer
 	answers  *stream.ReturnPath
 	ahead    *mirror
-	saved    *os.File    // that the source writes its devices into
-	set      int64       // number of the set of descriptors through which it has that file
-	saving   *qmp.Call   // its writing
-	asked    []*qmp.Call // query-status and x-query-ramblock, of right after it
+	saved    *os.File       // that the source writes its devices into
+	set      int64          // number of the set of descriptors through which it has that file
+	saving   *qmp.Call      // its writing
+	asked    []*qmp.Call    // query-status and x-query-ramblock, of right after it
+	table    []qmp.RAMBlock // the source\'s, as the target was told
 	source   *qmp.Subscription
 	target   *qmp.Subscription
 }
@@ -47,10 +48,10 @@ const pingAhead = 1
 
 func (w *deviceWay) prepare(ctx context.Context) error {
 	h := w.h
-	w.source, w.target = h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe()
 	if err := w.open(ctx); err != nil {
 		return err
 	}
+	defer w.deadline(ctx)()
 	if err := w.openSaved(ctx); err != nil {
 		return err
 	}
@@ -108,6 +109,7 @@ func (w *deviceWay) blocks(ctx context.Context) ([]stream.Block, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.table = list
 	if w.ahead, err = newMirror(h.cfg.Source.Process.PID()); err != nil {
 		return nil, err
 	}
@@ -132,7 +134,6 @@ func (w *deviceWay) blocks(ctx context.Context) ([]stream.Block, error) {
 }
 
 func (w *deviceWay) awaitPong(ctx context.Context) error {
-	defer w.deadline(ctx)()
 	for {
 		m, err := w.answers.Next()
 		if err != nil {
@@ -192,6 +193,7 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 // stop stops the guest, and in the same write asks for its devices, and then whether it still stands as it was saved and how large
 // its blocks are. QEMU answers in order. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
+	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
 	asked := []qmp.Command{w.saveCommand(), {Name: "query-status"}, {Name: "x-query-ramblock"}}
 	if w.h.resume {
 		asked = append([]qmp.Command{qmp.StopCommand()}, asked...)
@@ -281,13 +283,25 @@ func (w *deviceWay) stillTheSame(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, b := range list {
-		if u := w.ahead.block(b.Name); u != nil && u.used != b.Used {
-			return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s has gone from %d to %d bytes, as it does when the guest starts anew", b.Name, u.used, b.Used).
-				With("ask again")
-		}
+	if err := w.sameBlocks(list); err != nil {
+		return err
 	}
 	return w.quietSinceStop()
+}
+
+// sameBlocks compares the source's blocks with what the target has been told of them.
+func (w *deviceWay) sameBlocks(now []qmp.RAMBlock) error {
+	if len(now) != len(w.table) {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has %d RAM blocks, it had %d", len(now), len(w.table)).With("ask again")
+	}
+	for i, b := range now {
+		was := w.table[i]
+		if b.Name != was.Name || b.Used != was.Used || b.Total != was.Total || b.Host && was.Host && b.HVA != was.HVA {
+			return vmstate.Errorf(vmstate.Conflict, "cannot hand over: RAM block %s of %d bytes has become %s of %d, as when the guest starts anew",
+				was.Name, was.Used, b.Name, b.Used).With("ask again")
+		}
+	}
+	return nil
 }
 
 // quietSinceStop looks through the events that have come, and keeps when QEMU stopped the guest.
@@ -301,26 +315,24 @@ func (w *deviceWay) quietSinceStop() error {
 		}
 		switch e.Name {
 		case qmp.EventStop:
-			w.h.pause.qemuStop = e.QEMUTime
+			w.h.qemuStop = e.QEMUTime
 		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked:
-			if !w.h.pause.qemuStop.IsZero() {
+			if !w.h.qemuStop.IsZero() || !w.h.resume {
 				return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", e.Name).With("ask again")
 			}
 		}
 	}
 }
 
-// settle lets the source let go of the file. It is in no migration, so there is nothing else to do.
-func (w *deviceWay) settle(ctx context.Context) error {
+// settle has nothing to do: the source is in no migration.
+func (w *deviceWay) settle(context.Context) error { return nil }
+
+// release lets the source let go of the file. QEMU before 9.1 does so only while the guest runs.
+func (w *deviceWay) release(ctx context.Context) error {
 	if w.set == 0 {
 		return nil
 	}
-	set := w.set
-	w.set = 0
-	if err := w.h.cfg.Source.Monitor.RemoveFd(ctx, set); err != nil {
-		w.h.logf("the source keeps a descriptor: %v", err)
-	}
-	return nil
+	return w.h.cfg.Source.Monitor.RemoveFd(ctx, w.set)
 }
 
 func (w *deviceWay) close() {

@@ -22,11 +22,16 @@ type migrateWay struct {
 	target *qmp.Subscription
 }
 
-const channelName = "qlive-channel"
-
 // prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
 // target does not free the source.
 func (w *migrateWay) prepare(ctx context.Context) error {
+	if !w.h.resume && w.h.cfg.Arrived && before10(w.h.cfg.Source.Version) {
+		return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest that stands on from QEMU %s by %s: if it has not run since it arrived, that QEMU aborts",
+			w.h.cfg.Source.Version, w.h.cfg.Way).With("use the way device_state, or resume the guest first")
+	}
+	if err := w.h.setCapabilities(ctx, w.h.cfg.Source); err != nil {
+		return err
+	}
 	a, b, err := socketPair()
 	if err != nil {
 		return err
@@ -39,24 +44,30 @@ func (w *migrateWay) prepare(ctx context.Context) error {
 	if err := w.h.target.Monitor.Getfd(ctx, channelName, int(b.Fd())); err != nil {
 		return fmt.Errorf("cannot give the target the channel: %w", err)
 	}
-	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe()
 	return w.h.target.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
 }
 
 func (w *migrateWay) switchOver(ctx context.Context) error {
 	h := w.h
+	w.source, w.target = h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe()
 	steps := []step{
-		{name: "stop", do: h.stopSource},
+		{name: "stop", do: w.stop},
 		{name: "migrate", do: func(ctx context.Context) error { return h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName) }},
 		{name: "load", do: w.await},
 	}
 	if w.live {
 		steps = steps[1:]
-		if h.resume {
-			h.stopped = time.Now() // an upper bound until the STOP event is seen
-		}
 	}
 	return h.run(ctx, steps...)
+}
+
+// stop stops the guest, unless it stands already.
+func (w *migrateWay) stop(ctx context.Context) error {
+	if !w.h.resume {
+		return nil
+	}
+	w.h.stopped = time.Now()
+	return w.h.cfg.Source.Monitor.Stop(ctx)
 }
 
 // await waits until both sides report that the migration is complete.
@@ -79,7 +90,7 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 		}
 		switch e.Name {
 		case qmp.EventStop:
-			w.h.pause.qemuStop = e.QEMUTime
+			w.h.qemuStop = e.QEMUTime
 			if w.live && w.h.resume {
 				// Not when it was read here: a reader that is scheduled late would make the pause look shorter than it was.
 				w.h.stopped = e.Received.Add(-e.Received.Sub(e.QEMUTime))
@@ -135,6 +146,13 @@ func (w *migrateWay) settle(ctx context.Context) error {
 	}
 }
 
+// release takes back the channel's name, if the source has not used it, and what a migration of somebody else's would not expect.
+func (w *migrateWay) release(ctx context.Context) error {
+	monitor := w.h.cfg.Source.Monitor
+	_ = monitor.Closefd(ctx, channelName) // refused if it has been used
+	return monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false})
+}
+
 func (w *migrateWay) close() {
 	for _, s := range []*qmp.Subscription{w.source, w.target} {
 		if s != nil {
@@ -163,4 +181,11 @@ func ended(e qmp.Event, who string) (bool, error) {
 		return true, fmt.Errorf("cannot move the guest: the %s's migration has %s", who, status)
 	}
 	return status.Ended(), nil
+}
+
+// before10 tells whether a version is before 10.0, where QEMU keeps no account of who has let go of an image.
+func before10(version string) bool {
+	var major int
+	_, err := fmt.Sscanf(version, "%d.", &major)
+	return err == nil && major < 10
 }

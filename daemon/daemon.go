@@ -25,6 +25,7 @@ type Daemon struct {
 	cfg        Config
 	log        zerolog.Logger
 	failpoints flip.Failpoints
+	contLimit  time.Duration // as of Options
 	answerTime time.Duration // for a QEMU to answer on its monitor after its start
 	hub        *hub
 	registry   *registry
@@ -52,6 +53,8 @@ type Options struct {
 	Failpoints flip.Failpoints // nil for none
 	// MonitorLimit is how long a QEMU may take to answer on its monitor after its start; 0 takes the default, 20 seconds.
 	MonitorLimit time.Duration
+	// ContLimit is how long a target may take to answer when it is told to run; 0 takes the default, 30 seconds.
+	ContLimit time.Duration
 }
 
 // New makes a daemon; nothing is opened yet.
@@ -59,7 +62,7 @@ func New(cfg Config, opts Options) *Daemon {
 	h := newHub()
 	d := &Daemon{
 		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h), prober: qemu.NewProber(),
-		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit),
+		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit), contLimit: opts.ContLimit,
 		machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
 	}
 	d.metrics = newMetrics(opts.Version, d.registry)

@@ -90,7 +90,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
 		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
-		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints,
+		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Gate: &m.gate, Log: m.log,
 	})
 	m.handoff = run.handoff

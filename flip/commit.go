@@ -1,6 +1,7 @@
 package flip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -38,10 +39,14 @@ func (h *Handoff) commit(pause context.Context) error {
 	if err := h.transition(vmstate.Committing); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(pause), contLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(pause), cmp.Or(h.cfg.ContLimit, contLimit))
 	defer cancel()
 	if h.resume {
-		if err := h.step(ctx, step{name: "run-target", do: h.runTarget}); err != nil && !h.ran {
+		switch err := h.step(ctx, step{name: "run-target", do: h.runTarget}); {
+		case err == nil || h.ran:
+		case !h.told:
+			return refused("it has not been told to", err)
+		default:
 			return err
 		}
 	}
@@ -66,8 +71,9 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 	defer events.Close()
 	cont, err := h.target.Monitor.Start(ctx, "cont", nil)
 	if err != nil { // not sent, so not obeyed
-		return refused(err.Error(), err)
+		return err
 	}
+	h.told = true
 	err = h.target.first(ctx, "when it was told to run", func(ctx context.Context) error { return cont.Wait(ctx, nil) })
 	if qerr, ok := errors.AsType[*qmp.Error](err); ok {
 		return refused(qerr.Desc, err)
@@ -88,7 +94,7 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 
 func refused(word string, err error) error {
 	return &vmstate.Error{
-		Kind: vmstate.QEMU, Detail: "cannot run the guest in the target: QEMU refuses", Words: []string{word},
+		Kind: vmstate.QEMU, Step: "run-target", Detail: "cannot run the guest in the target", Words: []string{word},
 		Remedy: "see what QEMU says; the guest goes on in the source", Err: &refusal{err},
 	}
 }

@@ -63,6 +63,8 @@ type Config struct {
 	Journal    Recorder
 	Publish    func(vmstate.Migration) // called with a value of its own each time something changed
 	Failpoints Failpoints              // nil for none
+	// ContLimit is how long the target may take to answer cont before nobody can say who runs the guest; 0 for 30 s.
+	ContLimit time.Duration
 	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
 	// the guest.
 	Gate sync.Locker
@@ -83,7 +85,8 @@ type Handoff struct {
 	runState string    // its run state before it was stopped
 	stopped  time.Time // when stop was sent; zero before
 	qemuStop time.Time // QEMU's own stamp of it
-	ran      bool      // the target has obeyed cont
+	told     bool      // the target may have got cont
+	ran      bool      // it has obeyed
 
 	continued chan struct{}
 	done      chan struct{}

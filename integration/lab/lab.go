@@ -45,6 +45,7 @@ type Options struct {
 	NoTree       bool
 	Allowed      []string
 	MonitorLimit time.Duration // as the daemon's
+	ContLimit    time.Duration // as the daemon's
 }
 
 // New starts a daemon. It is ended, and what it started, when the test is over.
@@ -73,7 +74,7 @@ func New(t testing.TB, opts Options) *Lab {
 	if testing.Verbose() {
 		log = log.Level(zerolog.DebugLevel)
 	}
-	d := daemon.New(cfg, daemon.Options{Version: "test", Log: log, Failpoints: opts.Failpoints, MonitorLimit: opts.MonitorLimit})
+	d := daemon.New(cfg, daemon.Options{Version: "test", Log: log, Failpoints: opts.Failpoints, MonitorLimit: opts.MonitorLimit, ContLimit: opts.ContLimit})
 	if err := d.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}

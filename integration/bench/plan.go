@@ -144,9 +144,10 @@ func plan(groups []string, quick bool) ([]scene, error) {
 		}
 	}
 	if want(Peers) {
-		for _, size := range sizes[:min(2, len(sizes))] {
-			u := []unit{{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), Precopy, PrecopyTuned}}
-			add(Peers, u, env.Backport, env.Backport, func(s *Shape) { s.TouchedMiB = size })
+		beside := unit{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), Precopy}
+		add(Peers, []unit{append(slices.Clone(beside), PrecopyTuned)}, env.Backport, env.Backport, func(*Shape) {})
+		if len(sizes) > 1 {
+			add(Peers, []unit{beside}, env.Backport, env.Backport, func(s *Shape) { s.TouchedMiB = sizes[1] })
 		}
 		u := []unit{{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), CPR}}
 		add(Peers, u, env.Backport, env.Newest, func(s *Shape) { s.Machine = "pc-q35-10.0" })

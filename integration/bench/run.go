@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/integration/env"
 	"qlive/integration/guest"
 	"qlive/integration/guest/beats"
@@ -108,15 +110,22 @@ func (b *bench) gather(ctx context.Context, scenes []scene) (err error) {
 	if b.parts.initrd, err = guest.Build(ctx, b.parts.Cache); err != nil {
 		return err
 	}
-	if b.dir, err = os.MkdirTemp("", "qlive-bench-"); err != nil {
-		return err
-	}
-	b.parts.disk = filepath.Join(b.dir, "disk")
-	disk, err := os.Create(b.parts.disk)
-	if err == nil {
-		err = errors.Join(disk.Truncate(64<<20), disk.Close())
-	}
+	b.dir, err = os.MkdirTemp(workingFolder(), "qlive-bench-")
 	return err
+}
+
+// workingFolder is where everything lies that a run makes: in memory, where a run directory belongs, unless the caller says otherwise.
+func workingFolder() string {
+	if os.Getenv("TMPDIR") != "" {
+		return os.TempDir()
+	}
+	for _, dir := range []string{"/run", "/dev/shm"} {
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC {
+			return dir
+		}
+	}
+	return os.TempDir()
 }
 
 // scene boots the guests of a scene, hands them over in turn and describes what was seen.
@@ -140,6 +149,12 @@ func (b *bench) scene(ctx context.Context, s scene) (rows []Row, err error) {
 	dir, err := os.MkdirTemp(b.dir, "s")
 	if err != nil {
 		return nil, err
+	}
+	for _, guest := range []string{bareDir, serviceDir} {
+		guest = filepath.Join(dir, guest)
+		if err := errors.Join(os.Mkdir(guest, 0o700), s.shape.makeDisk(guest)); err != nil {
+			return nil, err
+		}
 	}
 	cast, err := b.boot(ctx, s, dir)
 	defer func() { err = errors.Join(err, cast.close()) }()
@@ -173,6 +188,12 @@ func (c *cast) close() (err error) {
 	return err
 }
 
+// The guests' folders, short for the sake of the paths of sockets.
+const (
+	bareDir    = "b"
+	serviceDir = "q"
+)
+
 // boot starts the guests, both at once.
 func (b *bench) boot(ctx context.Context, s scene, dir string) (*cast, error) {
 	c := new(cast)
@@ -182,7 +203,7 @@ func (b *bench) boot(ctx context.Context, s scene, dir string) (*cast, error) {
 	}
 	bare := make(chan error, 1)
 	go func() {
-		g, err := newBareGuest(ctx, b.parts, s.shape, s.from, filepath.Join(dir, "bare"), more)
+		g, err := newBareGuest(ctx, b.parts, s.shape, s.from, filepath.Join(dir, bareDir), more)
 		if err == nil {
 			c.bare = g
 		}
@@ -190,7 +211,7 @@ func (b *bench) boot(ctx context.Context, s scene, dir string) (*cast, error) {
 	}()
 	var err error
 	if s.has(Contender.isQlive) {
-		if c.service, err = startService(ctx, b.Qlive, filepath.Join(dir, "q")); err == nil {
+		if c.service, err = startService(ctx, b.Qlive, filepath.Join(dir, serviceDir)); err == nil {
 			var g *qliveGuest
 			if g, err = newQliveGuest(ctx, b.parts, s.shape, s.from, c.service); err == nil {
 				c.qlive = g

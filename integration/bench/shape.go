@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"qlive/integration/env"
@@ -36,7 +38,6 @@ func (s Shape) pageBytes() int64 {
 type parts struct {
 	env.Env
 	initrd string
-	disk   string // a raw image, empty, for a guest with a disk
 }
 
 // args are the arguments for the guest as a user would write them, all but the machine. See chardev for the two
@@ -51,13 +52,25 @@ func (s Shape) args(p parts, guestDir, qemuDir string) []string {
 	}
 	for _, device := range [][]string{
 		{"-netdev", "user,id=net0,restrict=on", "-device", "virtio-net-pci,netdev=net0,addr=5"},
-		{"-drive", "file=" + p.disk + ",if=none,id=disk0,format=raw", "-device", "virtio-blk-pci,drive=disk0,addr=6"},
+		{"-drive", "file=" + filepath.Join(guestDir, "disk") + ",if=none,id=disk0,format=raw", "-device", "virtio-blk-pci,drive=disk0,addr=6"},
 		{"-device", "virtio-rng-pci,addr=7"},
 		{"-device", "virtio-balloon-pci,addr=8"},
 	}[:s.Devices] {
 		args = append(args, device...)
 	}
 	return args
+}
+
+// makeDisk makes the guest's disk, if it has one: 64 MiB without anything on it.
+func (s Shape) makeDisk(guestDir string) error {
+	if s.Devices < 2 {
+		return nil
+	}
+	disk, err := os.Create(filepath.Join(guestDir, "disk"))
+	if err == nil {
+		err = errors.Join(disk.Truncate(64<<20), disk.Close())
+	}
+	return err
 }
 
 // bareArgs are the arguments for a QEMU that the bench itself runs, its RAM in the descriptor 3, its monitor in dir.

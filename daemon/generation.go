@@ -197,12 +197,3 @@ func wants(line *cmdline.Line) []memory.Want {
 	}
 	return list
 }
-
-// objects are the ids of the RAM blocks' memory backends.
-func objects(line *cmdline.Line) map[string]string {
-	ids := make(map[string]string, len(line.Regions))
-	for _, r := range line.Regions {
-		ids[r.Block] = r.ID
-	}
-	return ids
-}

@@ -89,7 +89,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
-		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: objects(source.line),
+		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Gate: &m.gate, Log: m.log,
 	})

@@ -32,6 +32,8 @@ type machine struct {
 	spec   vmstate.VMSpec // Binary is that of the first generation
 	facts  cmdline.Facts
 	memory *memory.Set
+	// objects are the ids of the RAM blocks' memory backends, by the block's name.
+	objects map[string]string
 	// journal is that of the VM's handoffs; it outlives the daemon.
 	journal *journal.Journal
 
@@ -290,17 +292,7 @@ func (m *machine) checkFirst(ctx context.Context, g *generation) error {
 			Words: migration.BlockedReasons, Remedy: "leave out the device or the option that QEMU names",
 		}
 	}
-	blocks, err := g.side.Monitor.QueryRAMBlocks(ctx)
-	if err != nil {
-		return err
-	}
-	for _, r := range m.memory.Regions() {
-		i := slices.IndexFunc(blocks, func(b qmp.RAMBlock) bool { return b.Name == r.Name() })
-		if i < 0 || blocks[i].Used != r.SizeBytes() {
-			return vmstate.Errorf(vmstate.Internal, "cannot start %s: QEMU %s has no RAM block %s of %d bytes", m.spec.Name, g.side.Version, r.Name(), r.SizeBytes())
-		}
-	}
-	return nil
+	return m.learnBlocks(ctx, g)
 }
 
 // begin makes g the QEMU that has the guest.

@@ -24,6 +24,11 @@ type Region struct {
 // Name is the name of QEMU's RAM block.
 func (r *Region) Name() string { return r.want.Name }
 
+// Rename gives the block the name that QEMU turned out to have for it. The file keeps its own.
+//
+// Preconditions: nobody else has the region yet.
+func (r *Region) Rename(block string) { r.want.Name = block }
+
 // SizeBytes is the size, which never changes.
 func (r *Region) SizeBytes() uint64 { return r.want.SizeBytes }
 

@@ -177,12 +177,15 @@ func TestHugePagesTooFew(t *testing.T) {
 			"two regions": machineArgs("-m", "32,slots=1,maxmem=1G", "-object", "memory-backend-ram,id=more,size=32M", "-device", "pc-dimm,memdev=more"),
 		} {
 			t.Run(fmt.Sprint(memory.Backing, memory.PageBytes, " ", name), func(t *testing.T) {
-				before := look(t, l)
+				before, pool := look(t, l), poolOf(t, 2*mib)
 				spec := vmstate.VMSpec{Name: "vm1", Binary: l.Env.QEMU(env.Installed), Args: args, Memory: memory}
 				_, err := l.Client.StartVM(t.Context(), spec)
 				refused(t, err, vmstate.Exhausted, "32 huge pages of 2 MiB", "31 of the pool's", fmt.Sprintf("sysctl vm.nr_hugepages=%d", need))
 				if after := look(t, l); after != before {
 					t.Errorf("something is left: %+v, before %+v", after, before)
+				}
+				if after := poolOf(t, 2*mib); after != pool {
+					t.Errorf("the pool is %+v, it was %+v", after, pool)
 				}
 				if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
 					t.Errorf("%v are left (%v)", left, err)

@@ -105,6 +105,7 @@ func TestRAMRefused(t *testing.T) {
 		{"persistent memory", vmstate.VMSpec{Args: machineArgs("-m", "64", "-object", "memory-backend-file,id=m,size=64M,mem-path=/dev/shm,pmem=on", "-machine", "memory-backend=m")},
 			vmstate.Unsupported, []string{"pmem"}},
 		{"a confidential guest", vmstate.VMSpec{Args: machineArgs("-m", "64", "-object", "sev-guest,id=sev0", "-machine", "confidential-guest-support=sev0")}, vmstate.Unsupported, []string{"confidential"}},
+		{"memory that nothing uses", vmstate.VMSpec{Args: machineArgs("-m", "64", "-object", "memory-backend-ram,id=idle,size=32M")}, vmstate.Unsupported, []string{"idle"}},
 		{"NUMA nodes by size alone", vmstate.VMSpec{Args: machineArgs("-m", "64", "-numa", "node,mem=32M", "-numa", "node,mem=32M")}, vmstate.Unsupported, []string{"-numa", "memdev"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -133,7 +133,6 @@ func refused(t *testing.T, err error, kind vmstate.Kind, says ...string) {
 type stock struct {
 	vms, children, folder int
 	memfds                int
-	pool                  string
 }
 
 func look(t *testing.T, l *lab.Lab) stock {
@@ -146,17 +145,7 @@ func look(t *testing.T, l *lab.Lab) stock {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stock{vms: len(vms), children: len(children()), folder: len(folder), memfds: len(memfds(t, os.Getpid())), pool: poolText(t)}
-}
-
-// poolText is the whole state of the host's pools of huge pages.
-func poolText(t *testing.T) string {
-	t.Helper()
-	pools, err := proc.ReadPools()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("%+v", pools)
+	return stock{vms: len(vms), children: len(children()), folder: len(folder), memfds: len(memfds(t, os.Getpid()))}
 }
 
 // children are the processes that this process, in which the daemon lives, has started and not yet buried.

@@ -77,7 +77,7 @@ func (s *Side) first(ctx context.Context, when string, wait func(context.Context
 	go func() { answer <- wait(ctx) }()
 	select {
 	case err := <-answer:
-		if err != nil && s.EndedSoon() {
+		if err != nil && ctx.Err() == nil && s.EndedSoon() { // when time is up, none is spent on the reason
 			return s.died(when)
 		}
 		return err

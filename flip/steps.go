@@ -3,9 +3,14 @@ package flip
 import (
 	"context"
 	"errors"
+	"io"
+	"io/fs"
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
@@ -40,9 +45,23 @@ func (h *Handoff) step(ctx context.Context, s step) (err error) {
 		err = h.failpoint(ctx, s.name, "after")
 	}
 	if err != nil {
-		return h.explain(ctx, s.name, err)
+		return h.explain(ctx, s.name, h.blame(err))
 	}
 	return nil
+}
+
+// blame finds behind an error that somebody has hung up the death of the target, which tells more.
+func (h *Handoff) blame(err error) error {
+	if h.target == nil || !hungUp(err) || h.cfg.Source.ended() || !h.target.EndedSoon() {
+		return err
+	}
+	return h.target.died("meanwhile")
+}
+
+// hungUp tells whether an error may come of the end of a process: of its monitor, its end of the channel, its folder in /proc.
+func hungUp(err error) bool {
+	return slices.ContainsFunc([]error{qmp.ErrClosed, io.EOF, io.ErrUnexpectedEOF, unix.EPIPE, unix.ECONNRESET, fs.ErrNotExist, unix.ESRCH},
+		func(end error) bool { return errors.Is(err, end) })
 }
 
 // failpoint is `flip.STEP.before` and `flip.STEP.after`.
@@ -82,6 +101,9 @@ func (h *Handoff) explain(ctx context.Context, name string, err error) error {
 	}
 	if out.Step == "" {
 		out.Step = name
+	}
+	if out.Remedy == "" {
+		out.Remedy = "see the migration's trace and the logs of the two QEMUs"
 	}
 	out.VM, out.Migration = h.cfg.Migration.VM, h.cfg.Migration.ID
 	return &out

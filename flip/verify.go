@@ -24,6 +24,9 @@ func (h *Handoff) verifyMapping(context.Context) error {
 		if err != nil {
 			return err
 		}
+		if len(maps) == 0 {
+			return fmt.Errorf("cannot read the mappings of QEMU %s with pid %d: it has ended: %w", side.Version, side.Process.PID(), unix.ESRCH)
+		}
 		for _, r := range h.cfg.Memory.Regions() {
 			if err := r.CheckSize(); err != nil {
 				return err

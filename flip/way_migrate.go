@@ -88,19 +88,25 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch e.Name {
-		case qmp.EventStop:
-			w.h.qemuStop = e.QEMUTime
-			if w.live && w.h.resume {
-				// Not when it was read here: a reader that is scheduled late would make the pause look shorter than it was.
-				w.h.stopped = e.Received.Add(-e.Received.Sub(e.QEMUTime))
-			}
-		case qmp.EventMigration:
-			done, err := ended(e, "source")
-			if done || err != nil {
-				return w.reason(ctx, err)
-			}
+		w.noteStop(e)
+		if e.Name != qmp.EventMigration {
+			continue
 		}
+		if done, err := ended(e, "source"); done || err != nil {
+			return w.reason(ctx, err)
+		}
+	}
+}
+
+// noteStop keeps when QEMU has stopped the guest.
+func (w *migrateWay) noteStop(e qmp.Event) {
+	if e.Name != qmp.EventStop {
+		return
+	}
+	w.h.qemuStop = e.QEMUTime
+	if w.live && w.h.resume {
+		// Not when it was read here: a reader that is scheduled late would make the pause look shorter than it was.
+		w.h.stopped = e.Received.Add(-e.Received.Sub(e.QEMUTime))
 	}
 }
 
@@ -154,10 +160,26 @@ func (w *migrateWay) release(ctx context.Context) error {
 }
 
 func (w *migrateWay) close() {
+	if w.source != nil {
+		w.readRest()
+	}
 	for _, s := range []*qmp.Subscription{w.source, w.target} {
 		if s != nil {
 			s.Close()
 		}
+	}
+}
+
+// readRest looks through the events that have come and that nobody has waited for: a pause that was cut short has begun all the same.
+func (w *migrateWay) readRest() {
+	nothingMore, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		e, err := w.source.Next(nothingMore)
+		if err != nil {
+			return
+		}
+		w.noteStop(e)
 	}
 }
 

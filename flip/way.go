@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
@@ -72,6 +73,10 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if !h.resume {
 		return nil
 	}
+	if state, err := source.Monitor.QueryStatus(ctx); err == nil && !goesOn(state.Status) {
+		h.logf("the guest has become %s meanwhile, and stays so", state.Status)
+		return nil
+	}
 	err := source.first(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
 	switch {
 	case err == nil:
@@ -81,6 +86,16 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 		return nil
 	}
 	return vmstate.Errorf(vmstate.QEMU, "cannot let the guest go on in the source: %w", err)
+}
+
+// goesOn tells whether a guest that ran before the handoff shall run after it was undone. Where it does not, something has happened to
+// the guest itself as it was stopped: nobody has asked for it to be ignored.
+func goesOn(state qmp.RunState) bool {
+	switch state {
+	case qmp.RunGuestPanicked, qmp.RunShutdown, qmp.RunSuspended, qmp.RunIOError, qmp.RunInternalError, qmp.RunWatchdog:
+		return false
+	}
+	return true
 }
 
 // giveBackLimit bounds how long the source may take to obey. A `stop` that waits for a slow disk must end first.

@@ -42,12 +42,12 @@ func (h *Handoff) commit(pause context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(pause), cmp.Or(h.cfg.ContLimit, contLimit))
 	defer cancel()
 	if h.resume {
-		switch err := h.step(ctx, step{name: "run-target", do: h.runTarget}); {
-		case err == nil || h.ran:
-		case !h.told:
-			return refused("it has not been told to", err)
-		default:
+		err := h.step(ctx, step{name: "run-target", do: h.runTarget})
+		if err != nil && !h.ran {
 			return err
+		}
+		if err != nil {
+			h.warn("the target runs the guest, but: %v", err)
 		}
 	}
 	h.mustEnter(vmstate.Committed)

@@ -275,7 +275,7 @@ func (h *Handoff) hold(ctx context.Context) error {
 
 // abandon undoes what has been done and says how it ended. The source has the guest afterwards, unless it is lost.
 func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
-	if h.phase() == vmstate.Committing && !refusedToRun(cause) {
+	if h.phase() == vmstate.Committing && h.told && !refusedToRun(cause) {
 		defer h.openGate() // not before the VM is seen as failed
 		return nil, h.end(vmstate.Failed, h.lost(cause))
 	}

@@ -211,6 +211,9 @@ func milliseconds(d time.Duration) string {
 // end tidies up, and says so. It waits for all that it ends; signals do not cut it short.
 func (s *show) end(failure error) error {
 	s.out.text("")
+	if errors.Is(failure, context.Canceled) {
+		s.out.text("Interrupted.")
+	}
 	s.out.live("ending …")
 	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
 	defer cancel()

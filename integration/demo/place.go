@@ -37,16 +37,16 @@ func newPlace(base string) (*place, error) {
 		}
 	}
 	base, err := filepath.Abs(base)
+	const room = 40 // for what a path of a QEMU's socket adds, of the 107 bytes that it may have
+	if longest := 107 - len("/"+prefix+"xxxx") - room; err == nil && len(base) > longest {
+		return nil, vmstate.Errorf(vmstate.Invalid, "cannot use %s: the paths of sockets below it would be too long", base).
+			With(fmt.Sprintf("choose a folder whose path has at most %d bytes", longest))
+	}
 	if err == nil {
 		base, err = filepath.EvalSymlinks(base) // as /proc names mounts
 	}
 	if err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot make a folder: %w", err)
-	}
-	const room = 40 // for what a path of a QEMU's socket adds, of the 107 bytes that it may have
-	if longest := 107 - len("/"+prefix+"xxxx") - room; len(base) > longest {
-		return nil, vmstate.Errorf(vmstate.Invalid, "cannot use %s: the paths of sockets below it would be too long", base).
-			With(fmt.Sprintf("choose a folder whose path has at most %d bytes", longest))
 	}
 	if err := sweep(base); err != nil {
 		return nil, err

@@ -39,8 +39,9 @@ func (o *screen) table(s *show) {
 	o.text("heartbeats  %d in all, %d lost, %d repeated; one comes every 2 ms, and while", r.Beats, r.Lost, r.Repeated)
 	o.text("            nothing went on the largest gap was %s", exactly(s.quiet))
 	if s.cast.accel == accelTCG {
-		o.text("            (an emulator is slow at first: a new QEMU translates the guest's")
-		o.text("            code anew, and its own clock, which stands in the pause, sees that)")
+		o.text("            (an emulator is slow at first in a new QEMU, which has to translate")
+		o.text("            the guest's code anew: that shows on the guest's own clock, while a")
+		o.text("            pause does not, as that clock stands then)")
 	}
 	o.text("checksum    %016x before, %s, by the guest itself", s.up.Fill.Sum, s.lastSum())
 	peak := s.meter.peak()

@@ -284,15 +284,6 @@ func monitor(t *testing.T, path string) *qmp.Client {
 	return c
 }
 
-// version asks who listens at path.
-func version(t *testing.T, path string) string {
-	t.Helper()
-	c := monitor(t, path)
-	defer c.Close()
-	v := c.Version()
-	return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Micro)
-}
-
 // argv finds an argument of the line that was run, and those that were dropped, by what the user wrote or what was run.
 func argv(t *testing.T, vm vmstate.VM, text string) vmstate.Arg {
 	t.Helper()

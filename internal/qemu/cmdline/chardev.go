@@ -11,7 +11,7 @@ const (
 	whyTerminal = "a terminal belongs to one process alone: qlive keeps the text and lets one attach to it"
 	whyNoWait   = "QEMU would wait here for somebody to connect, and the guest with it"
 	whyAppend   = "a second QEMU would empty the file, so each of them appends"
-	whyControl  = "a terminal belongs to one process alone, and the monitor is qlive's: qlive qmp speaks to it"
+	whyControl  = "a terminal belongs to one process alone: for a monitor of one's own write -monitor unix:PATH,server=on,wait=off"
 	whyDialOut  = "a second QEMU would connect there too, and its end would be taken for the VM's: qlive has the monitor"
 )
 
@@ -171,7 +171,7 @@ func (r *rewriter) serial(o option) (edit, error) {
 		r.add(whyTerminal, "-chardev", c.chardev())
 		why := whyTerminal
 		if mon {
-			why += "; the monitor is qlive's, qlive qmp speaks to it"
+			why += "; for a monitor of one's own write -monitor unix:PATH,server=on,wait=off"
 		}
 		return change("chardev:"+c.ID, why)
 	case "file":

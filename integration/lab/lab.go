@@ -113,8 +113,24 @@ func (l *Lab) removeAll() {
 		l.t.Errorf("listing the VMs at the end: %v", err)
 	}
 	for _, vm := range vms {
-		if err := l.Client.RemoveVM(ctx, vm.Name, true); err != nil {
+		if err := l.remove(ctx, vm); err != nil {
 			l.t.Errorf("removing %s: %v", vm.Name, err)
+		}
+	}
+}
+
+// remove kills a VM, if need be after the handoff that a failed test has left under way.
+func (l *Lab) remove(ctx context.Context, vm vmstate.VM) error {
+	for {
+		err := l.Client.RemoveVM(ctx, vm.Name, true)
+		if vmstate.KindOf(err) != vmstate.Busy {
+			return err
+		}
+		_, _ = l.Client.Cancel(ctx, vm.Migration) // refused while it switches, which ends by itself
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return err
 		}
 	}
 }

@@ -65,6 +65,7 @@ func findCast(ctx context.Context, accel string, p *place, out *screen) (cast, e
 	}
 	if c.path[0] == c.path[1] {
 		out.text("There is only QEMU %s here: the guest goes to a second instance of it.", c.path[0])
+		out.text("")
 	}
 	out.live("building the guest …")
 	if c.initrd, err = guest.Build(ctx, e.Cache); err != nil {
@@ -73,7 +74,6 @@ func findCast(ctx context.Context, accel string, p *place, out *screen) (cast, e
 	if c.accel, err = c.accelerator(ctx, accel, p, out); err != nil {
 		return cast{}, err
 	}
-	out.text("")
 	return c, nil
 }
 
@@ -94,6 +94,7 @@ func (c cast) accelerator(ctx context.Context, asked string, p *place, out *scre
 	}
 	out.text("KVM does not run Linux here: %v.", cause(why))
 	out.text("So the guest is emulated (TCG), which is slower and goes the same way.")
+	out.text("")
 	return accelTCG, nil
 }
 
@@ -216,7 +217,7 @@ func (p *place) furnish(program string, c cast) error {
 			return cannotMake(err)
 		}
 	}
-	config := fmt.Sprintf("socket: %s\nmount: %s\nrun_dir: %s\nstate_dir: %s\n", p.socket(), p.tree(), p.file("run"), p.file("state"))
+	config := fmt.Sprintf("socket: %s\nmount: %s\nrun_dir: %s\nstate_dir: %s\ngroup: root\n", p.socket(), p.tree(), p.file("run"), p.file("state"))
 	if err := os.WriteFile(p.config(), []byte(config), 0o600); err != nil {
 		return cannotMake(err)
 	}

@@ -62,7 +62,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err == nil {
 		err = out.err
 	}
-	return errors.Join(err, s.end(err))
+	switch left := s.end(err); {
+	case left == nil:
+		return err
+	case errors.Is(err, context.Canceled):
+		return left // that it was interrupted has been said
+	default:
+		return errors.Join(err, left)
+	}
 }
 
 // show is one run.
@@ -226,12 +233,16 @@ func (s *show) end(failure error) error {
 		s.client.Close()
 	}
 	var errs []error
+	deaf := make(chan error, 1)
+	if s.heart != nil { // before the daemon, which waits for those who read its tree; a daemon that hangs lets go of them as it is killed
+		go func() { deaf <- s.heart.Close() }()
+	} else {
+		deaf <- nil
+	}
 	if s.daemon != nil {
 		errs = append(errs, s.daemon.end(ctx))
 	}
-	if s.heart != nil {
-		errs = append(errs, s.heart.Close())
-	}
+	errs = append(errs, <-deaf)
 	if failure != nil && !errors.Is(failure, context.Canceled) {
 		words = s.place.logs()
 	}

@@ -188,32 +188,49 @@ func TestKilled(t *testing.T) {
 	next.gone(before)
 }
 
-// TestDaemonDies kills the daemon: the demonstration says so, and ends its guest.
-func TestDaemonDies(t *testing.T) {
-	x := start(t, nil)
-	before := traces(t, x.base+"-not")
-	x.until("# 2 of 3")
-	killed := false
+// TestDaemonFails lets the daemon die, or hang: the demonstration ends and takes everything with it.
+func TestDaemonFails(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		sig  syscall.Signal
+		want string
+	}{
+		{"dies", syscall.SIGKILL, "cannot go on without the daemon, which has ended: signal: killed"},
+		{"hangs", syscall.SIGSTOP, "cannot see the daemon end: it was killed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := start(t, nil)
+			before := traces(t, x.base+"-not")
+			x.until("# 2 of 3")
+			if err := syscall.Kill(x.daemon(), test.sig); err != nil {
+				t.Fatal(err)
+			}
+			if test.sig == syscall.SIGSTOP {
+				x.signal(os.Interrupt)
+			}
+			said, code := x.end()
+			if code == 0 || !strings.Contains(said, test.want) {
+				t.Errorf("exit %d:\n%s", code, said)
+			}
+			x.gone(before)
+		})
+	}
+}
+
+// daemon is the number of the run's daemon.
+func (x *run) daemon() int {
+	x.t.Helper()
 	for _, line := range x.survivors() {
 		if pid, rest, _ := strings.Cut(strings.TrimPrefix(line, "process "), ":"); strings.Contains(rest, "/bin/qlive daemon ") {
 			n, err := strconv.Atoi(pid)
 			if err != nil {
-				t.Fatal(err)
+				x.t.Fatal(err)
 			}
-			if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			killed = true
+			return n
 		}
 	}
-	if !killed {
-		t.Fatalf("there is no daemon among %v", x.survivors())
-	}
-	said, code := x.end()
-	if code == 0 || !strings.Contains(said, "cannot go on without the daemon, which has ended: signal: killed") {
-		t.Errorf("exit %d:\n%s", code, said)
-	}
-	x.gone(before)
+	x.t.Fatalf("there is no daemon among %v", x.survivors())
+	return 0
 }
 
 // cacheOf makes a cache with a kernel and these QEMUs.

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -227,25 +228,44 @@ func (p *place) unmount() error {
 	return vmstate.Errorf(vmstate.Host, "cannot unmount what is in %s: there is ever more", p.dir)
 }
 
-// logs are the last words of the daemon and of the QEMUs.
+// logs are the last words of the daemon, where it warns, and of the QEMUs.
 func (p *place) logs() []string {
-	const most = 6                                             // lines of each
-	paths, _ := filepath.Glob(p.file("run/vms/*/g*/qemu.log")) // the pattern is a good one
+	const most = 6 // lines of each
 	var out []string
-	for _, path := range append([]string{p.log()}, paths...) {
+	add := func(path string, say func(string) string) {
 		text, err := os.ReadFile(path)
-		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		if err != nil || lines[0] == "" {
-			continue
-		}
-		name, err := filepath.Rel(p.dir, path)
 		if err != nil {
-			name = path
+			return
 		}
-		out = append(out, "from "+name+":")
+		var lines []string
+		for line := range strings.Lines(string(text)) {
+			if line = say(strings.TrimSpace(line)); line != "" {
+				lines = append(lines, line)
+			}
+		}
 		for _, line := range lines[max(0, len(lines)-most):] {
-			out = append(out, "  "+line)
+			out = append(out, fold("  ", line, columns))
 		}
 	}
+	add(p.log(), warning)
+	paths, _ := filepath.Glob(p.file("run/vms/*/g*/qemu.log")) // the pattern is a good one
+	for _, path := range paths {
+		add(path, func(line string) string { return line })
+	}
 	return out
+}
+
+// warning is what a line of the daemon's log warns of; empty if it does not.
+func warning(line string) string {
+	var entry struct{ Level, Message, Error string }
+	if json.Unmarshal([]byte(line), &entry) != nil {
+		return line
+	}
+	switch {
+	case entry.Level == "info" || entry.Level == "debug":
+		return ""
+	case entry.Error == "":
+		return "daemon: " + entry.Message
+	}
+	return "daemon: " + entry.Message + ": " + entry.Error
 }

@@ -3,8 +3,10 @@ package flip
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"os"
+	"io"
+	"slices"
 
 	"qlive/internal/proc"
 	"qlive/internal/qmp"
@@ -16,23 +18,27 @@ import (
 // colo_cache, offset, used_length, max_length, resized, flags, and a name of 256 bytes. Name and the three lengths, which
 // x-query-ramblock does tell, identify it: exactly one place may match, and its host must be the start of
 // private memory of the block's size, or nothing is believed.
-func locate(memory *os.File, maps []proc.Mapping, blocks []qmp.RAMBlock) error {
-	var heap []byte
+func locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) error {
+	if !slices.ContainsFunc(blocks, func(b qmp.RAMBlock) bool { return !b.Host }) {
+		return nil
+	}
+	i := slices.IndexFunc(maps, func(m proc.Mapping) bool { return m.Path == "[heap]" }) // of the main thread, where QEMU makes its machine
+	if i < 0 {
+		return errors.New("cannot read the source's heap: it has none")
+	}
+	hosts, err := findBlocks(memory, maps[i].Start, maps[i].End, blocks)
+	if err != nil {
+		return err
+	}
 	for i := range blocks {
 		b := &blocks[i]
 		if b.Host {
 			continue
 		}
-		if heap == nil {
-			var err error
-			if heap, err = readHeap(memory, maps); err != nil {
-				return err
-			}
+		if len(hosts[i]) != 1 {
+			return fmt.Errorf("cannot find RAM block %s in the source: %d places in its heap look like it", b.Name, len(hosts[i]))
 		}
-		host, err := findBlock(heap, *b)
-		if err != nil {
-			return err
-		}
+		host := hosts[i][0]
 		if !covered(maps, host, host+b.Used) {
 			return fmt.Errorf("cannot find RAM block %s in the source: there is no memory of its size at %#x", b.Name, host)
 		}
@@ -42,46 +48,49 @@ func locate(memory *os.File, maps []proc.Mapping, blocks []qmp.RAMBlock) error {
 }
 
 const (
-	hostBefore = 16 // host lies so many bytes before offset, used_length, max_length
-	nameAfter  = 36 // the name begins so many bytes after the beginning of offset
+	hostBefore = 16      // host lies so many bytes before offset, used_length, max_length
+	nameAfter  = 36      // the name begins so many bytes after the beginning of offset
+	nameBytes  = 256     // its room
+	heapChunk  = 1 << 20 // that is looked through at once: a heap may be large, and reading it whole would be the daemon's largest want of memory
 )
 
-func findBlock(heap []byte, b qmp.RAMBlock) (uint64, error) {
+// findBlocks looks between two addresses for what may be the records of blocks, and gives what each of them says of where the block is.
+func findBlocks(memory io.ReaderAt, start, end uint64, blocks []qmp.RAMBlock) ([][]uint64, error) {
+	hosts := make([][]uint64, len(blocks))
+	buf := make([]byte, hostBefore+heapChunk+nameAfter+nameBytes)
+	for at := start; at < end; at += heapChunk {
+		from := max(start, at-min(at, hostBefore))
+		chunk := buf[:min(uint64(len(buf)), end-from)]
+		if _, err := memory.ReadAt(chunk, int64(from)); err != nil {
+			return nil, fmt.Errorf("cannot read the source's heap: %w", err)
+		}
+		// A record belongs to the chunk that its offset member begins in.
+		first, behind := int(at-from), int(at-from)+heapChunk
+		for i, b := range blocks {
+			hosts[i] = append(hosts[i], hostsIn(chunk, first, behind, b)...)
+		}
+	}
+	return hosts, nil
+}
+
+// hostsIn are the hosts of the records of b whose offset member begins in the chunk from first on and before behind.
+func hostsIn(chunk []byte, first, behind int, b qmp.RAMBlock) (hosts []uint64) {
 	var key [24]byte
 	for i, v := range []uint64{b.Offset, b.Used, b.Total} {
 		binary.LittleEndian.PutUint64(key[8*i:], v)
 	}
 	name := append([]byte(b.Name), 0)
-	var hosts []uint64
-	for at := 0; ; at++ {
-		next := bytes.Index(heap[at:], key[:])
+	for at := first; at < behind && at <= len(chunk); at++ {
+		next := bytes.Index(chunk[at:min(len(chunk), behind+len(key)-1)], key[:])
 		if next < 0 {
 			break
 		}
 		at += next
-		if at >= hostBefore && at+nameAfter <= len(heap) && bytes.HasPrefix(heap[at+nameAfter:], name) {
-			hosts = append(hosts, binary.LittleEndian.Uint64(heap[at-hostBefore:]))
+		if at >= hostBefore && at+nameAfter <= len(chunk) && bytes.HasPrefix(chunk[at+nameAfter:], name) {
+			hosts = append(hosts, binary.LittleEndian.Uint64(chunk[at-hostBefore:]))
 		}
 	}
-	if len(hosts) != 1 {
-		return 0, fmt.Errorf("cannot find RAM block %s in the source: %d places in its heap look like it", b.Name, len(hosts))
-	}
-	return hosts[0], nil
-}
-
-// readHeap reads the heap of the main thread, where QEMU makes its machine.
-func readHeap(memory *os.File, maps []proc.Mapping) ([]byte, error) {
-	for _, m := range maps {
-		if m.Path != "[heap]" {
-			continue
-		}
-		heap := make([]byte, m.Len())
-		if _, err := memory.ReadAt(heap, int64(m.Start)); err != nil {
-			return nil, fmt.Errorf("cannot read the source's heap: %w", err)
-		}
-		return heap, nil
-	}
-	return nil, fmt.Errorf("cannot read the source's heap: it has none")
+	return hosts
 }
 
 // covered tells whether private memory that can be read lies in all of the range.

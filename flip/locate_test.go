@@ -24,7 +24,25 @@ func heapBlock(b qmp.RAMBlock, host uint64) []byte {
 	return append(heap, make([]byte, 256-len(b.Name))...)
 }
 
-func TestFindBlock(t *testing.T) {
+// heapAt is where the heap of these tests begins.
+const heapAt = 0x5555_0000_0000
+
+// memoryOf is a process's memory that has nothing but a heap.
+type memoryOf []byte
+
+func (m memoryOf) ReadAt(p []byte, at int64) (int, error) {
+	return bytes.NewReader(m).ReadAt(p, at-heapAt)
+}
+
+func hostsOf(t interface{ Fatal(...any) }, heap []byte, b qmp.RAMBlock) []uint64 {
+	hosts, err := findBlocks(memoryOf(heap), heapAt, heapAt+uint64(len(heap)), []qmp.RAMBlock{b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hosts[0]
+}
+
+func TestFindBlocks(t *testing.T) {
 	bios := qmp.RAMBlock{Name: "pc.bios", Offset: 0x10000000, Used: 0x40000, Total: 0x40000}
 	at := func(change func(*qmp.RAMBlock)) []byte {
 		b := bios
@@ -32,43 +50,89 @@ func TestFindBlock(t *testing.T) {
 		return heapBlock(b, 0x7f0000000000)
 	}
 	junk := bytes.Repeat([]byte{0xa5}, 1001) // so that nothing is aligned
+	const host = 0x7f1234560000
 	for _, tt := range []struct {
 		name string
 		heap []byte
-		want uint64 // 0 for an error
+		want []uint64
 	}{
-		{"alone", heapBlock(bios, 0x7f1234560000), 0x7f1234560000},
-		{"among other things", slices.Concat(junk, heapBlock(bios, 0x7f1234560000), junk), 0x7f1234560000},
+		{"alone", heapBlock(bios, host), []uint64{host}},
+		{"among other things", slices.Concat(junk, heapBlock(bios, host), junk), []uint64{host}},
 		{"others look alike", slices.Concat(
 			at(func(b *qmp.RAMBlock) { b.Name = "pc.bios2" }), at(func(b *qmp.RAMBlock) { b.Name = "pc.bio" }),
 			at(func(b *qmp.RAMBlock) { b.Offset += 0x1000 }), at(func(b *qmp.RAMBlock) { b.Used -= 0x1000 }), at(func(b *qmp.RAMBlock) { b.Total *= 2 }),
-			heapBlock(bios, 0x7f1234560000)), 0x7f1234560000},
-		{"not there", junk, 0},
-		{"nothing", nil, 0},
-		{"twice", slices.Concat(heapBlock(bios, 0x7f1234560000), heapBlock(bios, 0x7f1234560000)), 0},
-		{"cut off before the host", heapBlock(bios, 0x7f1234560000)[24:], 0},
-		{"cut off in the name", heapBlock(bios, 0x7f1234560000)[:72], 0},
-		{"the numbers at the very end", heapBlock(bios, 0x7f1234560000)[:56], 0},
+			heapBlock(bios, host)), []uint64{host}},
+		{"not there", junk, nil},
+		{"nothing", nil, nil},
+		{"twice", slices.Concat(heapBlock(bios, host), heapBlock(bios, host+1)), []uint64{host, host + 1}},
+		{"cut off before the host", heapBlock(bios, host)[24:], nil},
+		{"cut off in the name", heapBlock(bios, host)[:72], nil},
+		{"the numbers at the very end", heapBlock(bios, host)[:56], nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := findBlock(tt.heap, bios)
-			if got != tt.want || (err == nil) != (tt.want != 0) {
-				t.Errorf("got %#x, %v, want %#x", got, err, tt.want)
-			}
-			if err != nil && !strings.Contains(err.Error(), "pc.bios") {
-				t.Errorf("the error does not name the block: %v", err)
+			if got := hostsOf(t, tt.heap, bios); !slices.Equal(got, tt.want) {
+				t.Errorf("got %#x, want %#x", got, tt.want)
 			}
 		})
 	}
 }
 
-func FuzzFindBlock(f *testing.F) {
+// Wherever in the heap a record lies, it is found once.
+func TestFindBlocksAtTheEdges(t *testing.T) {
+	b := qmp.RAMBlock{Name: "vga.vram", Offset: 1 << 28, Used: 1 << 24, Total: 1 << 24}
+	record := heapBlock(b, 0x7f1234560000)
+	heap := make([]byte, 2*heapChunk+4096)
+	for before := -len(record) - 8; before <= 8; before++ {
+		clear(heap)
+		place := heapChunk + before
+		copy(heap[place:], record)
+		if got := hostsOf(t, heap, b); !slices.Equal(got, []uint64{0x7f1234560000}) {
+			t.Fatalf("at %d from the edge: %#x", before, got)
+		}
+	}
+}
+
+func TestLocateRefuses(t *testing.T) {
+	b := qmp.RAMBlock{Name: "pc.bios", Offset: 0x10000000, Used: 0x40000, Total: 0x40000}
+	const host = 0x7f1234560000
+	record := heapBlock(b, host)
+	heapMap := func(heap []byte) proc.Mapping {
+		return proc.Mapping{Start: heapAt, End: heapAt + uint64(len(heap)), Read: true, Write: true, Path: "[heap]"}
+	}
+	there := proc.Mapping{Start: host, End: host + 0x40000, Read: true, Write: true}
+	for _, tt := range []struct {
+		name string
+		heap []byte
+		maps []proc.Mapping
+		says string // empty if it is found
+	}{
+		{"found", record, []proc.Mapping{heapMap(record), there}, ""},
+		{"no heap", record, []proc.Mapping{there}, "heap"},
+		{"two candidates", slices.Concat(record, record), []proc.Mapping{heapMap(slices.Concat(record, record)), there}, "2 places"},
+		{"no memory there", record, []proc.Mapping{heapMap(record)}, "no memory of its size"},
+		{"a heap that has shrunk", record[:100], []proc.Mapping{heapMap(record), there}, "heap"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			blocks := []qmp.RAMBlock{b}
+			err := locate(memoryOf(tt.heap), tt.maps, blocks)
+			if tt.says == "" && (err != nil || !blocks[0].Host || blocks[0].HVA != host) || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says) || blocks[0].Host) {
+				t.Errorf("got %v, %+v", err, blocks[0])
+			}
+		})
+	}
+	known := []qmp.RAMBlock{{Name: "pc.bios", Host: true, HVA: 5}}
+	if err := locate(nil, nil, known); err != nil || known[0].HVA != 5 {
+		t.Errorf("what QEMU has told is looked for: %v, %+v", err, known)
+	}
+}
+
+func FuzzFindBlocks(f *testing.F) {
 	b := qmp.RAMBlock{Name: "pc.bios", Offset: 0x10000000, Used: 0x40000, Total: 0x40000}
 	f.Add(heapBlock(b, 0x7f0000000000), "pc.bios", b.Offset, b.Used, b.Total)
 	f.Add([]byte{}, "", uint64(0), uint64(0), uint64(0))
 	f.Add(make([]byte, 100), "", uint64(0), uint64(0), uint64(0))
 	f.Fuzz(func(t *testing.T, heap []byte, name string, offset, used, total uint64) {
-		_, _ = findBlock(heap, qmp.RAMBlock{Name: name, Offset: offset, Used: used, Total: total}) // it must not panic
+		hostsOf(t, heap, qmp.RAMBlock{Name: name, Offset: offset, Used: used, Total: total}) // it must not panic
 	})
 }
 

@@ -106,6 +106,9 @@ func (h *Handoff) drain(ctx context.Context) {
 	h.noteExtra()
 	h.mustEnter(vmstate.Draining)
 	if err := h.step(ctx, step{name: "end-source", do: h.endSource}); err != nil {
+		h.warn("the target runs the guest, but: %v", err)
+	}
+	if err := h.cfg.Source.kill(ctx); err != nil { // whatever has come of the step: two of them must not stay
 		h.warn("the source QEMU with pid %d is not seen dead: %v", h.cfg.Source.Process.PID(), err)
 		return
 	}

@@ -47,10 +47,12 @@ func (s *Side) ended() bool {
 // died is the problem that a dead target makes, in its own words.
 func (s *Side) died(when string) error {
 	exit, _ := s.Process.Exited()
-	return &vmstate.Error{
+	e := &vmstate.Error{
 		Kind: vmstate.QEMU, Detail: fmt.Sprintf("cannot hand over: the target QEMU %s %s %s", s.Version, exit, when),
 		Remedy: "see QEMU's words and its log; the guest goes on in the source", Words: s.Process.Tail(qemu.Words),
 	}
+	explainLoad(e)
+	return e
 }
 
 // kill ends the process and waits until its death has been seen.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +40,19 @@ func TestClose(t *testing.T) {
 			t.Errorf("still mounted %d times", n)
 		}
 		inside.Kill()
+	})
+	t.Run("with a copy of the mount in another namespace", func(t *testing.T) {
+		tree := mount(t, newFake(example()), fsview.Options{})
+		cmd := exec.Command("sleep", "600")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		closeTree(t, tree)
+		if n := mountsOn(t, tree.Dir()); n != 0 {
+			t.Errorf("still mounted %d times", n)
+		}
 	})
 	t.Run("with events open, and more to come", func(t *testing.T) {
 		source := newFake(example())

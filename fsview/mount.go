@@ -143,7 +143,7 @@ func (t *FS) Close(ctx context.Context) error {
 	t.cancel()
 	grace, cancel := context.WithTimeout(ctx, unmountGrace)
 	defer cancel()
-	if !t.unmount(grace) {
+	if !t.unmount(grace) || !t.ends(grace) {
 		t.abort()
 	}
 	select {
@@ -155,6 +155,17 @@ func (t *FS) Close(ctx context.Context) error {
 	t.streams.dropAll()
 	t.opts.Logger.Info().Str("dir", t.dir).Msg("tree unmounted")
 	return nil
+}
+
+// ends tells whether the tree is served no more before ctx ends. One that is unmounted goes on where a mount namespace has a copy of the mount,
+// such as that of a container or of a service with PrivateTmp=.
+func (t *FS) ends(ctx context.Context) bool {
+	select {
+	case <-t.served:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // unmount tries until ctx ends, and tells whether the tree is served no more or about to be.
@@ -187,7 +198,7 @@ func (t *FS) abort() {
 		_ = unix.Unmount(t.dir, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		return
 	}
-	// Somebody has detached it already: only the control file system still knows the connection.
+	// Somebody has detached it already, or another namespace has it: only the control file system still knows the connection.
 	if err := abortConnection(unix.Minor(t.dev)); err != nil {
 		t.opts.Logger.Warn().Err(err).Msg("cannot cut off the readers of a detached tree")
 	}

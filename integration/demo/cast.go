@@ -198,15 +198,20 @@ func (p *place) furnish(program string, c cast) error {
 	if err := os.Mkdir(p.file("bin"), 0o700); err != nil {
 		return cannotMake(err)
 	}
+	// The daemon runs only what nobody but root can change, and the cache may lie in a user's folder: the way there must not lead
+	// through it.
 	for _, version := range c.path {
-		text, err := script(c.env.QEMU(version))
+		real, err := filepath.EvalSymlinks(c.env.QEMU(version))
+		if err != nil {
+			return cannotMake(err)
+		}
+		text, err := script(real)
 		switch {
 		case err != nil:
 			return cannotMake(err)
 		case text == nil:
-			links[filepath.Base(p.binary(version))] = c.env.QEMU(version)
-		default:
-			// A copy of the script that set-up wrote. It is root's, wherever the cache lies: the daemon runs nothing else.
+			links[filepath.Base(p.binary(version))] = real
+		default: // the script that set-up wrote
 			if err := os.WriteFile(p.binary(version), text, 0o755); err != nil {
 				return cannotMake(err)
 			}

@@ -261,9 +261,14 @@ func cacheOf(t *testing.T, qemus map[string]string) string {
 	return dir
 }
 
-// TestOneQEMU has no other QEMU than the one: the guest goes to a second instance of it, and the demonstration says so.
+// TestOneQEMU has no other QEMU than the one: the guest goes to a second instance of it, and the demonstration says so. The cache lies
+// in the folder of a user, as it does after `sudo make demo`.
 func TestOneQEMU(t *testing.T) {
-	x := start(t, []string{"QLIVE_CACHE=" + cacheOf(t, map[string]string{env.Installed: ""})})
+	cache := cacheOf(t, map[string]string{env.Installed: ""})
+	if err := os.Chown(cache, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	x := start(t, []string{"QLIVE_CACHE=" + cache})
 	said, code := x.end()
 	if code != 0 {
 		t.Fatalf("exit %d:\n%s", code, said)

@@ -31,9 +31,13 @@ type service struct {
 // startService runs the daemon of the binary and waits until it is ready.
 func startService(ctx context.Context, binary, dir string) (*service, error) {
 	s := &service{run: filepath.Join(dir, "run")}
-	socket := filepath.Join(dir, "qlive.sock")
-	var err error
-	s.process, err = run(binary, dir, []string{"daemon", "--socket", socket, "--mount", "none",
+	socket, config := filepath.Join(dir, "qlive.sock"), filepath.Join(dir, "qlive.yaml")
+	// What the machine's own daemon is told does not hold for this one.
+	err := os.WriteFile(config, nil, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot configure the daemon: %w", err)
+	}
+	s.process, err = run(binary, dir, []string{"daemon", "--config", config, "--socket", socket, "--mount", "none",
 		"--run-dir", s.run, "--state-dir", filepath.Join(dir, "state"), "--log-level", "warn"})
 	if err != nil {
 		return nil, err

@@ -266,7 +266,8 @@ func (d *Daemon) RollbackVM(ctx context.Context, name string) (vmstate.Migration
 	}
 	m.mu.Unlock()
 	if back == "" {
-		e := vmstate.Errorf(vmstate.Conflict, "cannot roll %s back: it runs in the QEMU that it was started in", name)
+		e := vmstate.Errorf(vmstate.Conflict, "cannot roll %s back: it runs in the QEMU that it was started in", name).
+			With("name the QEMU to hand it over to: `qlive migrate " + name + " --to PATH`")
 		e.VM = name
 		return vmstate.Migration{}, e
 	}
@@ -337,7 +338,9 @@ func (d *Daemon) controlMigration(ctx context.Context, vm string, verb fsview.Ve
 	}
 	id := m.now().Migration
 	if id == "" {
-		return vmstate.Errorf(vmstate.Conflict, "cannot %s: %s is not being handed over", verb, vm)
+		e := vmstate.Errorf(vmstate.Conflict, "cannot %s: %s is not being handed over", verb, vm).With("hand it over first: write migrate")
+		e.VM = vm
+		return e
 	}
 	if verb == fsview.Continue {
 		_, err = d.ContinueMigration(ctx, id)

@@ -74,7 +74,7 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 		return err
 	}
 	h.told = true
-	err = h.target.first(ctx, "when it was told to run", func(ctx context.Context) error { return cont.Wait(ctx, nil) })
+	err = h.target.unlessItEnds(ctx, "when it was told to run", func(ctx context.Context) error { return cont.Wait(ctx, nil) })
 	if qerr, ok := errors.AsType[*qmp.Error](err); ok {
 		return refused(qerr.Desc, err)
 	}
@@ -82,7 +82,7 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 		return err
 	}
 	h.ran = true
-	h.notePause(time.Now())
+	h.notePause(cont.Received())
 	resumed, err := events.Next(ctx)
 	if err != nil {
 		h.warn("QEMU has obeyed cont and does not say RESUME: %v", err)

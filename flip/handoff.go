@@ -221,6 +221,9 @@ func (h *Handoff) forward(ctx context.Context) error {
 	if err := h.transition(vmstate.Switching); err != nil {
 		return err
 	}
+	if err := h.lastProof(ctx); err != nil {
+		return err
+	}
 	limit := time.Duration(h.cfg.Spec.MaxPauseMS) * time.Millisecond
 	pause, done := context.WithTimeoutCause(context.WithoutCancel(ctx), limit,
 		vmstate.Errorf(vmstate.Timeout, "cannot switch %s over within max_pause_ms, %d ms", h.cfg.Migration.VM, h.cfg.Spec.MaxPauseMS).

@@ -16,7 +16,7 @@ func (h *Handoff) prepare(ctx context.Context) error {
 	if err := h.run(ctx,
 		step{name: "inspect-source", do: h.inspectSource},
 		step{name: "start-target", do: h.startTarget, undo: h.fence},
-		step{name: "verify-mapping", do: h.verifyMapping},
+		step{name: "verify-mapping", do: h.seeMapped},
 		step{name: "compare-blocks", do: h.compareBlocks},
 		step{name: "compare-devices", do: h.compareDevices},
 		step{name: "set-capabilities", do: h.prepareTarget},
@@ -45,6 +45,10 @@ func (h *Handoff) inspectSource(ctx context.Context) error {
 	default:
 		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over while its run state is %s", h.cfg.Migration.VM, h.runState).
 			With("hand over guests that are running, paused or not yet started; bring the guest into one of these states first")
+	}
+	if state.Status == qmp.RunPostMigrate && h.cfg.Way != vmstate.WayDeviceState {
+		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over by %s: it stands since a handoff that was undone, and QEMU migrates such a guest only once it has run again",
+			h.cfg.Migration.VM, h.cfg.Way).With("ask for the way device_state, or resume the guest first")
 	}
 	migration, err := monitor.QueryMigrate(ctx)
 	if err != nil {
@@ -177,8 +181,21 @@ func (h *Handoff) lastLook(ctx context.Context) error {
 				return err
 			}
 		}
-		return h.verifyMapping(ctx)
+		return nil
 	}})
+}
+
+// seeMapped proves the mapping, and shows it.
+func (h *Handoff) seeMapped(ctx context.Context) error {
+	err := h.verifyMapping(ctx)
+	h.publish()
+	return err
+}
+
+// lastProof is made between the word that the guest is being switched over and the stop: whoever listens has been told by then, and does
+// not take the processor from the two QEMUs while the guest stands.
+func (h *Handoff) lastProof(ctx context.Context) error {
+	return h.run(ctx, step{name: "last-proof", do: h.verifyMapping})
 }
 
 // takeBack takes from the source what it was given for the handoff, unless it has ended.

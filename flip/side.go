@@ -2,7 +2,6 @@ package flip
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -71,23 +70,14 @@ func (s *Side) kill(ctx context.Context) error {
 	}
 }
 
-// first waits for whichever comes first: the answer of wait, the death of the side, the end of ctx.
-func (s *Side) first(ctx context.Context, when string, wait func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	answer := make(chan error, 1)
-	go func() { answer <- wait(ctx) }()
-	select {
-	case err := <-answer:
-		if err != nil && ctx.Err() == nil && s.EndedSoon() { // when time is up, none is spent on the reason
-			return s.died(when)
-		}
-		return err
-	case <-s.Gone():
-		cancel(errors.New("QEMU has ended"))
-		<-answer
+// unlessItEnds waits for something that this side has to do. A process that ends hangs up its monitor and the channel, so that the wait ends with
+// it; nothing else is started to watch for that, since this is done while the guest stands.
+func (s *Side) unlessItEnds(ctx context.Context, when string, wait func(context.Context) error) error {
+	err := wait(ctx)
+	if err != nil && ctx.Err() == nil && s.EndedSoon() { // when time is up, none is spent on the reason
 		return s.died(when)
 	}
+	return err
 }
 
 // EndedSoon tells whether the process is dead or about to be seen dead: its monitor is closed a moment before its pidfd

@@ -43,7 +43,6 @@ func (h *Handoff) verifyMapping(context.Context) error {
 			}
 		}
 	}
-	h.publish()
 	return nil
 }
 

@@ -77,7 +77,7 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 		h.logf("the guest has become %s meanwhile, and stays so", state.Status)
 		return nil
 	}
-	err := source.first(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
+	err := source.unlessItEnds(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
 	switch {
 	case err == nil:
 		h.notePause(time.Now())

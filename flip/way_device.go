@@ -34,7 +34,6 @@ type deviceWay struct {
 	saved    *os.File       // that the source writes its devices into
 	set      int64          // number of the set of descriptors through which it has that file
 	saving   *qmp.Call      // its writing
-	asked    []*qmp.Call    // query-status and x-query-ramblock, of right after it
 	table    []qmp.RAMBlock // the source\'s, as the target was told
 	source   *qmp.Subscription
 	target   *qmp.Subscription
@@ -77,7 +76,7 @@ func (w *deviceWay) prepare(ctx context.Context) error {
 	if err := w.composer.Ping(pingAhead); err != nil {
 		return fmt.Errorf("cannot send ahead what is not shared: %w", err)
 	}
-	return h.target.first(ctx, "while it loaded what is not shared", w.awaitPong)
+	return h.target.unlessItEnds(ctx, "while it loaded what is not shared", w.awaitPong)
 }
 
 // open makes the channel: one end for the target, the other for qlive, and nobody else.
@@ -190,11 +189,10 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
-// stop stops the guest, and in the same write asks for its devices, and then whether it still stands as it was saved and how large
-// its blocks are. QEMU answers in order. A guest that stands already stays so.
+// stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
 	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
-	asked := []qmp.Command{w.saveCommand(), {Name: "query-status"}, {Name: "x-query-ramblock"}}
+	asked := []qmp.Command{w.saveCommand()}
 	if w.h.resume {
 		asked = append([]qmp.Command{qmp.StopCommand()}, asked...)
 		w.h.stopped = time.Now()
@@ -203,14 +201,12 @@ func (w *deviceWay) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.h.resume {
-		if err := calls[0].Wait(ctx, nil); err != nil {
-			return err
-		}
-		calls = calls[1:]
+	w.saving = calls[len(calls)-1]
+	if !w.h.resume {
+		return nil
 	}
-	w.saving, w.asked = calls[0], calls[1:]
-	return nil
+	w.h.stopped = calls[0].Sent()
+	return calls[0].Wait(ctx, nil)
 }
 
 // saveCommand makes the source write its devices and let go of its images, which is what `live` means and what holds if it is not said.
@@ -229,13 +225,20 @@ func (w *deviceWay) saveCommand() qmp.Command {
 
 // save compares what was sent ahead with what it is now, and waits for the devices.
 func (w *deviceWay) save(ctx context.Context) error {
-	if err := w.ahead.send(w.composer.Pages); err != nil {
+	changed := make(map[string]bool)
+	if err := w.ahead.send(func(block string, offset uint64, data []byte) error {
+		changed[block] = true
+		return w.composer.Pages(block, offset, data)
+	}); err != nil {
 		return err
 	}
-	return w.saving.Wait(ctx, nil)
+	if err := w.saving.Wait(ctx, nil); err != nil {
+		return err
+	}
+	return w.stillTheSame(ctx, changed)
 }
 
-// load sends the devices and waits until the target has loaded them; by then the source's other answers are there.
+// load sends the devices and waits until the target has loaded them.
 func (w *deviceWay) load(ctx context.Context) error {
 	devices, err := io.ReadAll(w.saved)
 	if err != nil {
@@ -244,11 +247,8 @@ func (w *deviceWay) load(ctx context.Context) error {
 	if err := w.composer.Finish(devices, stream.Finish{RunState: w.stateToLoad()}); err != nil {
 		return fmt.Errorf("cannot send the devices: %w", err)
 	}
-	return w.h.target.first(ctx, "while it loaded the devices", func(ctx context.Context) error {
-		if err := migrated(ctx, w.target, "target"); err != nil {
-			return err
-		}
-		return w.stillTheSame(ctx)
+	return w.h.target.unlessItEnds(ctx, "while it loaded the devices", func(ctx context.Context) error {
+		return migrated(ctx, w.target, "target")
 	})
 }
 
@@ -263,30 +263,21 @@ func (w *deviceWay) stateToLoad() string {
 	return w.h.runState
 }
 
-// stillTheSame makes sure that nothing has happened to the guest between the stop and the saving of its devices: a reset that
-// the guest had asked for just before, or tables that its firmware has made larger.
-func (w *deviceWay) stillTheSame(ctx context.Context) error {
-	var status qmp.Status
-	if err := w.asked[0].Wait(ctx, &status); err != nil {
+// stillTheSame makes sure that nothing has happened to the guest as it was stopped: a reset that it had asked for just before, its end, or
+// tables that its firmware has made larger. Those are written anew when they grow, so that the source is asked for sizes only where the content of
+// a block that can grow has changed.
+func (w *deviceWay) stillTheSame(ctx context.Context, changed map[string]bool) error {
+	if err := w.quietSinceStop(); err != nil {
 		return err
 	}
-	if got := string(status.Status); status.Running || got != string(qmp.RunPaused) && got != w.h.runState {
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was stopped", got).With("look at the guest, and ask again")
+	if !slices.ContainsFunc(w.table, func(b qmp.RAMBlock) bool { return b.Used != b.Total && changed[b.Name] }) {
+		return nil
 	}
-	var text struct {
-		Text string `json:"human-readable-text"`
-	}
-	if err := w.asked[1].Wait(ctx, &text); err != nil {
-		return err
-	}
-	list, err := qmp.ParseRAMBlocks(text.Text)
+	list, err := w.h.cfg.Source.Monitor.QueryRAMBlocks(ctx)
 	if err != nil {
 		return err
 	}
-	if err := w.sameBlocks(list); err != nil {
-		return err
-	}
-	return w.quietSinceStop()
+	return w.sameBlocks(list)
 }
 
 // sameBlocks compares the source's blocks with what the target has been told of them.
@@ -304,24 +295,31 @@ func (w *deviceWay) sameBlocks(now []qmp.RAMBlock) error {
 	return nil
 }
 
-// quietSinceStop looks through the events that have come, and keeps when QEMU stopped the guest.
+// quietSinceStop looks through the events that have come by the time that the devices are saved. QEMU says STOP when it stops a guest
+// that ran: if it did not, the guest had ended before.
 func (w *deviceWay) quietSinceStop() error {
 	nothingMore, cancel := context.WithCancel(context.Background())
 	cancel()
+	last := ""
 	for {
 		e, err := w.source.Next(nothingMore)
 		if err != nil {
-			return nil // all that has come has been seen
+			break // all that has come has been seen
 		}
 		switch e.Name {
 		case qmp.EventStop:
 			w.h.qemuStop = e.QEMUTime
-		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked:
-			if !w.h.qemuStop.IsZero() || !w.h.resume {
-				return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", e.Name).With("ask again")
-			}
+		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked, qmp.EventSuspend:
+			last = e.Name
 		}
 	}
+	switch {
+	case w.h.resume && w.h.qemuStop.IsZero():
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest had ended as it was to be stopped %s", last).With("look at the guest, and ask again")
+	case last != "":
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", last).With("look at the guest, and ask again")
+	}
+	return nil
 }
 
 // settle has nothing to do: the source is in no migration.

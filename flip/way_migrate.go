@@ -73,7 +73,7 @@ func (w *migrateWay) stop(ctx context.Context) error {
 // await waits until both sides report that the migration is complete.
 func (w *migrateWay) await(ctx context.Context) error {
 	h := w.h
-	err := h.target.first(ctx, "while it loaded the guest", func(ctx context.Context) error {
+	err := h.target.unlessItEnds(ctx, "while it loaded the guest", func(ctx context.Context) error {
 		if err := w.sourceDone(ctx); err != nil {
 			return err
 		}

@@ -58,8 +58,8 @@ func New(ctx context.Context, conn *net.UnixConn, opts Options) (*Client, error)
 	return c, nil
 }
 
-// handshake ends with the monitor in command mode. The capability oob is taken where it is offered: QEMU then reads
-// ahead while it executes, which hides the reading of a pipelined command.
+// handshake ends with the monitor in command mode. The capability oob is left alone: QEMU would serve the monitor from a thread of its own, and
+// each answer would wait for one more thread to get a processor.
 func (c *Client) handshake(ctx context.Context, exited <-chan struct{}) error {
 	select {
 	case <-c.greeted:
@@ -71,15 +71,7 @@ func (c *Client) handshake(ctx context.Context, exited <-chan struct{}) error {
 		return fmt.Errorf("cannot greet the monitor: QEMU says nothing (a monitor serves one client at a time): %w",
 			ended(ctx))
 	}
-	var args any
-	if slices.Contains(c.greeting.Capabilities, "oob") {
-		args = capabilitiesArgs{Enable: []string{"oob"}}
-	}
-	return c.Do(ctx, "qmp_capabilities", args, nil)
-}
-
-type capabilitiesArgs struct {
-	Enable []string `json:"enable"`
+	return c.Do(ctx, "qmp_capabilities", nil, nil)
 }
 
 // Version is QEMU's, from its greeting.

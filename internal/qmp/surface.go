@@ -18,7 +18,7 @@ type Use struct {
 // Surface lists every command that this package speaks.
 func Surface() []Use {
 	return []Use{
-		{"qmp_capabilities", capabilitiesArgs{}, nil},
+		{"qmp_capabilities", nil, nil},
 		{"query-qmp-schema", nil, nil}, // it cannot describe itself: what it returns decodes, or does not
 		{"query-version", nil, queryVersionReturn{}},
 		{"query-status", nil, Status{}},

@@ -16,6 +16,9 @@ const (
 	maxBacklog = 4 << 20 // that wait for a slow writer
 )
 
+// writeDelay lets lines gather before they are written: writing takes a processor, and a guest may be standing meanwhile.
+const writeDelay = 20 * time.Millisecond
+
 // Transcript is an Observer that writes down what passes over a connection, a line each:
 //
 //	2026-11-23T03:39:00.123456Z QUERY 12 migrate {"uri":"fd:channel"}
@@ -32,6 +35,7 @@ type Transcript struct {
 	lost    int // lines left out since the last one kept
 	closed  bool
 	wake    chan struct{} // holds a token after any change
+	closing chan struct{} // closed by Close
 
 	done chan struct{} // closed when the writing goroutine has ended
 	err  error         // of the writer; read after done
@@ -39,7 +43,7 @@ type Transcript struct {
 
 // NewTranscript writes to w until Close.
 func NewTranscript(w io.Writer) *Transcript {
-	t := &Transcript{wake: make(chan struct{}, 1), done: make(chan struct{})}
+	t := &Transcript{wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{})}
 	go t.write(w)
 	return t
 }
@@ -48,7 +52,10 @@ func NewTranscript(w io.Writer) *Transcript {
 // ignored. The writer stays open.
 func (t *Transcript) Close() error {
 	t.mu.Lock()
-	t.closed = true
+	if !t.closed {
+		t.closed = true
+		close(t.closing)
+	}
 	t.mu.Unlock()
 	t.signal()
 	<-t.done
@@ -134,6 +141,10 @@ func (t *Transcript) write(w io.Writer) {
 	defer close(t.done)
 	for {
 		<-t.wake
+		select {
+		case <-time.After(writeDelay):
+		case <-t.closing:
+		}
 		t.mu.Lock()
 		chunk := bytes.Clone(t.backlog.Bytes())
 		t.backlog.Reset()

@@ -85,6 +85,7 @@ type Handoff struct {
 	runState string    // its run state before it was stopped
 	stopped  time.Time // when stop was sent; zero before
 	qemuStop time.Time // QEMU's own stamp of it
+	over     string    // the event by which the guest has ended as it was stopped; empty if it has not
 	told     bool      // the target may have got cont
 	ran      bool      // it has obeyed
 
@@ -135,7 +136,7 @@ func (h *Handoff) Continue() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.m.Phase.Revocable() {
-		return vmstate.Errorf(vmstate.Conflict, "cannot continue migration %s: it is %s", h.m.ID, h.m.Phase)
+		return h.tooLateLocked("continue", "only a migration that has not begun to switch can be told to go on")
 	}
 	select {
 	case h.continued <- struct{}{}:
@@ -149,8 +150,7 @@ func (h *Handoff) Cancel(why string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.m.Phase.Revocable() {
-		return vmstate.Errorf(vmstate.Conflict, "cannot cancel migration %s: it is %s", h.m.ID, h.m.Phase).
-			With("a handoff can be cancelled until it is switching; afterwards, hand the guest back with a rollback")
+		return h.tooLateLocked("cancel", "a handoff can be cancelled until it is switching; afterwards, hand the guest back with a rollback")
 	}
 	if h.cancelled == nil {
 		h.cancelled = vmstate.Errorf(vmstate.Cancelled, "cancelled: %s", why)
@@ -159,6 +159,13 @@ func (h *Handoff) Cancel(why string) error {
 		}
 	}
 	return nil
+}
+
+// tooLateLocked refuses what cannot be done in this phase any more.
+func (h *Handoff) tooLateLocked(what, remedy string) error {
+	e := vmstate.Errorf(vmstate.Conflict, "cannot %s migration %s: it is %s", what, h.m.ID, h.m.Phase).With(remedy)
+	e.VM, e.Migration = h.m.VM, h.m.ID
+	return e
 }
 
 // Run hands the guest over and returns the QEMU that has it now: the target after success, else the source. The error
@@ -268,7 +275,7 @@ func (h *Handoff) hold(ctx context.Context) error {
 	case <-h.continued:
 		return nil
 	case <-h.cfg.Source.Gone():
-		return vmstate.Errorf(vmstate.QEMU, "cannot go on: the source QEMU has ended")
+		return h.sourceEnded(nil)
 	case <-h.target.Gone():
 		return h.target.died("while it waited")
 	case <-ctx.Done():

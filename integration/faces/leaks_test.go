@@ -1,0 +1,174 @@
+package faces_test
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"qlive/integration/env"
+	"qlive/internal/proc"
+	"qlive/vmstate"
+)
+
+// belongings are what the daemon, which lives in the test's own process, and its guest's QEMU have of what can leak.
+type belongings struct {
+	Daemon     map[string]int // descriptors, by what they are
+	QEMU       map[string]int
+	Processes  int
+	Mounts     []string
+	Goroutines map[string]int // by the function that they were started in
+	Folder     []string       // of the VM in the run directory, without what each generation leaves as its log
+	Pools      string         // of huge pages
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+func descriptors(t *testing.T, pid int) map[string]int {
+	t.Helper()
+	count := map[string]int{}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if link, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && link != dir {
+			count[digits.ReplaceAllString(link, "N")]++
+		}
+	}
+	return count
+}
+
+// mounts are the mount points of this process's mount namespace.
+func mounts(t *testing.T) (list []string) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		list = append(list, strings.Fields(line)[4])
+	}
+	slices.Sort(list)
+	return list
+}
+
+var createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
+
+// goroutines counts those of the daemon by where they come from. Those of connections and of blocked system calls come and go with their clients.
+func goroutines() map[string]int {
+	buf := make([]byte, 4<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	count := map[string]int{}
+	for _, m := range createdBy.FindAllStringSubmatch(string(buf), -1) {
+		if strings.HasPrefix(m[1], "qlive/") {
+			count[m[1]]++
+		}
+	}
+	return count
+}
+
+func processes() (n int) {
+	entries, _ := os.ReadDir("/proc") // it is always there
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if s, err := proc.ReadStat(pid); err == nil && s.Parent == os.Getpid() {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (s *scene) belongings(t *testing.T) belongings {
+	t.Helper()
+	s.Client.Close() // connections that wait for another request are no leak
+	s.http.CloseIdleConnections()
+	b := belongings{
+		Daemon: descriptors(t, os.Getpid()), QEMU: descriptors(t, s.vm.Show().PID), Processes: processes(),
+		Mounts: slices.DeleteFunc(mounts(t), func(at string) bool { return !strings.HasPrefix(at, s.Dir) }), Goroutines: goroutines(),
+	}
+	pools, err := proc.ReadPools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pools {
+		if p.Total == 0 { // else somebody else uses them
+			b.Pools += fmt.Sprintf("%+v ", p)
+		}
+	}
+	dir := filepath.Join(s.Dir, "run")
+	logs := regexp.MustCompile(`/vms/vm1/g[0-9]+(/(qemu\.log|qmp\.log|process\.json|console\.(in|out)|qmp\.sock))?$`)
+	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && !logs.MatchString(path) {
+			b.Folder = append(b.Folder, strings.TrimPrefix(path, dir))
+		}
+		return nil // a file may go while we look
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A series of handoffs, successful and failed at every stage, leaves nothing: no descriptor, goroutine, process, mount, file or huge page.
+func TestNothingLeaks(t *testing.T) {
+	s := newScene(t)
+	s.vm.HandOver(env.Newest, "") // what is made once, such as a connection's buffers, is made now
+	s.vm.HandOver(env.Installed, "")
+	before := s.belongings(t)
+	for i, way := range slices.Concat(vmstate.Ways(), vmstate.Ways()) {
+		s.vm.HandOver([]string{env.Newest, env.Installed}[i%2], way)
+	}
+	for _, point := range []string{"flip.plan.after", "flip.start-target.before", "flip.start-target.after", "flip.compare-blocks.after", "flip.send-ahead.after",
+		"flip.populate.before", "flip.hold.after", "flip.stop.after", "flip.load.before", "flip.load.after", "flip.switch.after", "flip.run-target.before"} {
+		for _, way := range vmstate.Ways() {
+			if way == vmstate.WayLive && point == "flip.stop.after" {
+				continue // QEMU itself stops the guest then
+			}
+			if err := s.points.Arm(point, "1*error(a fault that was made)"); err != nil {
+				t.Fatal(err)
+			}
+			if m := s.vm.Migrate(vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Backport), Way: way}); m.Phase != vmstate.RolledBack {
+				t.Fatalf("at %s, %s: %s, %+v", point, way, m.Phase, m.Error)
+			}
+		}
+	}
+	for range 3 {
+		m := s.begin(t, vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Newest), Hold: true})
+		s.reach(t, m.ID, vmstate.Prepared)
+		if _, err := s.Client.Cancel(t.Context(), m.ID); err != nil {
+			t.Fatal(err)
+		}
+		s.reach(t, m.ID, vmstate.Aborted)
+	}
+	var diff string
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if diff = cmp.Diff(before, s.belongings(t)); diff == "" || time.Now().After(deadline) {
+			break
+		}
+	}
+	if diff != "" {
+		t.Errorf("something is left (-before +after):\n%s", diff)
+	}
+	t.Logf("descriptors %d, of QEMU %d, goroutines %v", total(before.Daemon), total(before.QEMU), before.Goroutines)
+	s.vm.CheckMemory()
+}
+
+func total(count map[string]int) (n int) {
+	for v := range maps.Values(count) {
+		n += v
+	}
+	return n
+}

@@ -25,7 +25,6 @@ type service struct {
 	*process
 	client *client.Client
 	run    string
-	cancel func() bool
 }
 
 // startService runs the daemon of the binary and waits until it is ready.

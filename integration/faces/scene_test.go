@@ -1,7 +1,6 @@
 package faces_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -188,6 +187,3 @@ func quick(t *testing.T, what string, f func()) {
 		<-done
 	}
 }
-
-// lines are the complete lines of a text.
-func lines(text []byte) [][]byte { return bytes.SplitAfter(text, []byte("\n")) }

@@ -272,3 +272,59 @@ func TestHugePageOf1GiB(t *testing.T) {
 	}
 	remove(t, l, vm.Name)
 }
+
+// Ordinary RAM gets transparent huge pages where the host allows them, in the first QEMU and in the next.
+func TestTransparentHugePages(t *testing.T) {
+	havePool(t, 2*mib, 0) // for its lock: it guards this setting as well
+	const file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Skipf("this kernel has no transparent huge pages for shared memory: %v", err)
+	}
+	_, was, _ := strings.Cut(string(text), "[")
+	was, _, _ = strings.Cut(was, "]")
+	set := func(to string) {
+		if err := os.WriteFile(file, []byte(to), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { set(was) })
+	l := lab.New(t, lab.Options{NoTree: true})
+	for setting, want := range map[string]uint64{"advise": 64 * mib, "never": 0} {
+		t.Run(setting, func(t *testing.T) {
+			set(setting)
+			vm := begin(t, l, vmstate.VMSpec{Args: machineArgs("-m", "64", "-mem-prealloc")})
+			if warned := strings.Contains(strings.Join(vm.Warnings, "\n"), "echo advise"); warned != (want == 0) {
+				t.Errorf("the warnings are %q", vm.Warnings)
+			}
+			m := handOver(t, l, vmstate.MigrationSpec{VM: vm.Name, Binary: l.Env.QEMU(env.Newest)})
+			if got := hugeMapped(t, m.To.PID, vm.Regions[0].Inode); got != want {
+				t.Errorf("the target maps %d bytes by huge pages, want %d", got, want)
+			}
+			remove(t, l, vm.Name)
+		})
+	}
+}
+
+// hugeMapped is how much of an inode a process maps by transparent huge pages.
+func hugeMapped(t *testing.T, pid int, inode uint64) (total uint64) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := false
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if !strings.HasSuffix(words[0], ":") {
+			ours = len(words) > 4 && words[4] == strconv.FormatUint(inode, 10)
+		} else if ours && words[0] == "ShmemPmdMapped:" {
+			kib, err := strconv.ParseUint(words[1], 10, 54)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += kib << 10
+		}
+	}
+	return total
+}

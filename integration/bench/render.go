@@ -22,51 +22,55 @@ func (r Report) Write(w io.Writer, format string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
 	case "markdown":
-		return r.write(w, func(table [][]string) error { return writeMarkdown(w, table) })
+		return r.write(&printer{w: w, heading: "## ", table: writeMarkdown, line: "- "})
 	case "table":
-		return r.write(w, func(table [][]string) error { return writeTable(w, table) })
+		return r.write(&printer{w: w, table: writeTable})
 	}
 	return vmstate.Errorf(vmstate.Invalid, "cannot write a report as %q", format).With("choose from " + strings.Join(Formats(), ", "))
 }
 
-func (r Report) write(w io.Writer, write func([][]string) error) error {
-	if _, err := fmt.Fprintf(w, "%s\n", strings.Join(r.Machine.lines(), "\n")); err != nil {
-		return err
+// printer writes a report for people. The first error stays.
+type printer struct {
+	w             io.Writer
+	heading, line string // what a heading and a line of the description begin with
+	table         func(io.Writer, [][]string) error
+	err           error
+}
+
+func (p *printer) print(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format, args...)
 	}
-	if _, err := fmt.Fprintf(w, "%s, %d s, seed %d\n", r.Began.Format("2006-01-02 15:04 MST"), int(r.Took.Seconds()), r.Seed); err != nil {
-		return err
+}
+
+// section writes a table, unless it has nothing but its heading.
+func (p *printer) section(title string, table [][]string) {
+	if len(table) < 2 {
+		return
+	}
+	p.print("\n%s%s\n\n", p.heading, title)
+	if p.err == nil {
+		p.err = p.table(p.w, table)
+	}
+}
+
+func (r Report) write(p *printer) error {
+	if p.heading != "" {
+		p.print("# Figures\n\n")
+	}
+	for _, line := range append(r.Machine.lines(), fmt.Sprintf("%s, %d s, seed %d", r.Began.Format("2006-01-02 15:04 MST"), int(r.Took.Seconds()), r.Seed)) {
+		p.print("%s%s\n", p.line, line)
 	}
 	for _, group := range Groups() {
-		table := rowsTable(r.Rows, group)
-		if len(table) == 1 {
-			continue
-		}
-		if _, err := fmt.Fprintf(w, "\n%s\n\n", groupTitle(group)); err != nil {
-			return err
-		}
-		if err := write(table); err != nil {
-			return err
-		}
+		p.section(groupTitle(group), rowsTable(r.Rows, group))
 	}
-	if table := lapsTable(r.Rows); len(table) > 1 {
-		if _, err := fmt.Fprint(w, "\nWhere the pause goes, medians in ms\n\n"); err != nil {
-			return err
-		}
-		if err := write(table); err != nil {
-			return err
-		}
-	}
-	if len(r.Growth) == 0 {
-		return nil
-	}
-	if _, err := fmt.Fprint(w, "\nGrowth of the median pause with touched memory\n\n"); err != nil {
-		return err
-	}
-	table := [][]string{{"way", "ms per GiB", "95 %"}}
+	p.section("Where the pause goes, medians in ms", lapsTable(r.Rows))
+	growth := [][]string{{"way", "ms per GiB", "95 %"}}
 	for _, g := range r.Growth {
-		table = append(table, []string{string(g.Contender), fmt.Sprintf("%+.3f", g.PerGiB.Value), interval(g.PerGiB, "%+.3f")})
+		growth = append(growth, []string{string(g.Contender), fmt.Sprintf("%+.3f", g.PerGiB.Value), interval(g.PerGiB, "%+.3f")})
 	}
-	return write(table)
+	p.section("Growth of the median pause with touched memory", growth)
+	return p.err
 }
 
 func (m Machine) lines() []string {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/internal/proc"
 	"qlive/internal/qmp"
 )
@@ -61,7 +63,11 @@ func findBlocks(memory io.ReaderAt, start, end uint64, blocks []qmp.RAMBlock) ([
 	for at := start; at < end; at += heapChunk {
 		from := max(start, at-min(at, hostBefore))
 		chunk := buf[:min(uint64(len(buf)), end-from)]
-		if _, err := memory.ReadAt(chunk, int64(from)); err != nil {
+		n, err := memory.ReadAt(chunk, int64(from))
+		switch {
+		case errors.Is(err, unix.EIO) && (from > start || n > 0): // QEMU has freed memory, and the heap ends here now
+			chunk, end = chunk[:n], from+uint64(n)
+		case err != nil:
 			return nil, fmt.Errorf("cannot read the source's heap: %w", err)
 		}
 		// A record belongs to the chunk that its offset member begins in.

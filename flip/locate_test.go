@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"qlive/internal/proc"
@@ -30,8 +31,13 @@ const heapAt = 0x5555_0000_0000
 // memoryOf is a process's memory that has nothing but a heap.
 type memoryOf []byte
 
+// ReadAt fails as the kernel does where nothing is mapped.
 func (m memoryOf) ReadAt(p []byte, at int64) (int, error) {
-	return bytes.NewReader(m).ReadAt(p, at-heapAt)
+	n, err := bytes.NewReader(m).ReadAt(p, at-heapAt)
+	if err != nil {
+		err = unix.EIO
+	}
+	return n, err
 }
 
 func hostsOf(t interface{ Fatal(...any) }, heap []byte, b qmp.RAMBlock) []uint64 {
@@ -110,7 +116,10 @@ func TestLocateRefuses(t *testing.T) {
 		{"no heap", record, []proc.Mapping{there}, "heap"},
 		{"two candidates", slices.Concat(record, record), []proc.Mapping{heapMap(slices.Concat(record, record)), there}, "2 places"},
 		{"no memory there", record, []proc.Mapping{heapMap(record)}, "no memory of its size"},
-		{"a heap that has shrunk", record[:100], []proc.Mapping{heapMap(record), there}, "heap"},
+		{"the heap has shrunk behind it", record, []proc.Mapping{heapMap(make([]byte, len(record)+5000)), there}, ""},
+		{"the heap has shrunk by whole pieces", record, []proc.Mapping{heapMap(make([]byte, len(record)+3*heapChunk)), there}, ""},
+		{"the heap has shrunk before it", record[:40], []proc.Mapping{heapMap(record), there}, "0 places"},
+		{"the heap is gone", nil, []proc.Mapping{heapMap(record), there}, "input/output error"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			blocks := []qmp.RAMBlock{b}

@@ -2,6 +2,7 @@ package flip
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"qlive/internal/qmp"
@@ -73,6 +74,10 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if !h.resume {
 		return nil
 	}
+	if h.over != "" {
+		h.logf("the guest has ended meanwhile (%s), and does not go on", h.over)
+		return nil
+	}
 	if state, err := source.Monitor.QueryStatus(ctx); err == nil && !goesOn(state.Status) {
 		h.logf("the guest has become %s meanwhile, and stays so", state.Status)
 		return nil
@@ -86,6 +91,35 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 		return nil
 	}
 	return vmstate.Errorf(vmstate.QEMU, "cannot let the guest go on in the source: %w", err)
+}
+
+// noteEnd keeps that the guest has ended as it was stopped. Then it does not go on in the source either, whatever QEMU calls its state: it
+// calls a guest paused that powers off behind a stop, and postmigrate one that was migrated in spite of it.
+func (h *Handoff) noteEnd(e qmp.Event) {
+	switch e.Name {
+	case qmp.EventShutdown, qmp.EventSuspend:
+		h.over = e.Name
+	case qmp.EventGuestPanicked:
+		var data struct {
+			Action string `json:"action"`
+		}
+		if err := json.Unmarshal(e.Data, &data); err != nil || data.Action != "run" {
+			h.over = e.Name
+		}
+	}
+}
+
+// rest gives what has come of events that nobody has waited for.
+func rest(events *qmp.Subscription, note func(qmp.Event)) {
+	nothingMore, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		e, err := events.Next(nothingMore)
+		if err != nil {
+			return
+		}
+		note(e)
+	}
 }
 
 // goesOn tells whether a guest that ran before the handoff shall run after it was undone. Where it does not, something has happened to

@@ -298,21 +298,16 @@ func (w *deviceWay) sameBlocks(now []qmp.RAMBlock) error {
 // quietSinceStop looks through the events that have come by the time that the devices are saved. QEMU says STOP when it stops a guest
 // that ran: if it did not, the guest had ended before.
 func (w *deviceWay) quietSinceStop() error {
-	nothingMore, cancel := context.WithCancel(context.Background())
-	cancel()
 	last := ""
-	for {
-		e, err := w.source.Next(nothingMore)
-		if err != nil {
-			break // all that has come has been seen
-		}
+	rest(w.source, func(e qmp.Event) {
+		w.h.noteEnd(e)
 		switch e.Name {
 		case qmp.EventStop:
 			w.h.qemuStop = e.QEMUTime
 		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked, qmp.EventSuspend:
 			last = e.Name
 		}
-	}
+	})
 	switch {
 	case w.h.resume && w.h.qemuStop.IsZero():
 		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest had ended as it was to be stopped %s", last).With("look at the guest, and ask again")
@@ -342,6 +337,9 @@ func (w *deviceWay) close() {
 	}
 	if w.saved != nil {
 		w.saved.Close()
+	}
+	if w.source != nil {
+		rest(w.source, w.h.noteEnd)
 	}
 	for _, s := range []*qmp.Subscription{w.source, w.target} {
 		if s != nil {

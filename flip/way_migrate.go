@@ -20,6 +20,7 @@ type migrateWay struct {
 	live   bool
 	source *qmp.Subscription
 	target *qmp.Subscription
+	reset  bool // the guest has reset itself since it was stopped
 }
 
 // prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
@@ -67,7 +68,21 @@ func (w *migrateWay) stop(ctx context.Context) error {
 		return nil
 	}
 	w.h.stopped = time.Now()
-	return w.h.cfg.Source.Monitor.Stop(ctx)
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), qmp.Command{Name: "query-status"})
+	if err != nil {
+		return err
+	}
+	if err := calls[0].Wait(ctx, nil); err != nil {
+		return err
+	}
+	var state qmp.Status
+	if err := calls[1].Wait(ctx, &state); err != nil {
+		return err
+	}
+	if !goesOn(state.Status) { // it ended before it was stopped: migrate would hide that
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state.Status).With("look at the guest, and ask again")
+	}
+	return nil
 }
 
 // await waits until both sides report that the migration is complete.
@@ -79,7 +94,29 @@ func (w *migrateWay) await(ctx context.Context) error {
 		}
 		return migrated(ctx, w.target, "target")
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return w.undisturbed(ctx)
+}
+
+// undisturbed makes sure that nothing has happened to the guest as it was stopped. Between two commands QEMU does what the guest has asked for
+// last, so that after the answer to a question it has said so. With stop first there was one: migrate itself.
+func (w *migrateWay) undisturbed(ctx context.Context) error {
+	if w.live {
+		if _, err := w.h.cfg.Source.Monitor.QueryStatus(ctx); err != nil {
+			return err
+		}
+	}
+	rest(w.source, w.note)
+	what := w.h.over
+	if w.live && w.reset {
+		what = qmp.EventReset
+	}
+	if what != "" {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", what).With("look at the guest, and ask again")
+	}
+	return nil
 }
 
 func (w *migrateWay) sourceDone(ctx context.Context) error {
@@ -88,7 +125,7 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		w.noteStop(e)
+		w.note(e)
 		if e.Name != qmp.EventMigration {
 			continue
 		}
@@ -98,8 +135,12 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 	}
 }
 
-// noteStop keeps when QEMU has stopped the guest.
-func (w *migrateWay) noteStop(e qmp.Event) {
+// note keeps when QEMU has stopped the guest, and what has happened to it since.
+func (w *migrateWay) note(e qmp.Event) {
+	w.h.noteEnd(e)
+	if e.Name == qmp.EventReset && !w.h.qemuStop.IsZero() {
+		w.reset = true
+	}
 	if e.Name != qmp.EventStop {
 		return
 	}
@@ -161,25 +202,12 @@ func (w *migrateWay) release(ctx context.Context) error {
 
 func (w *migrateWay) close() {
 	if w.source != nil {
-		w.readRest()
+		rest(w.source, w.note) // a pause that was cut short has begun all the same
 	}
 	for _, s := range []*qmp.Subscription{w.source, w.target} {
 		if s != nil {
 			s.Close()
 		}
-	}
-}
-
-// readRest looks through the events that have come and that nobody has waited for: a pause that was cut short has begun all the same.
-func (w *migrateWay) readRest() {
-	nothingMore, cancel := context.WithCancel(context.Background())
-	cancel()
-	for {
-		e, err := w.source.Next(nothingMore)
-		if err != nil {
-			return
-		}
-		w.noteStop(e)
 	}
 }
 

@@ -137,6 +137,29 @@ func TestStartToReady(t *testing.T) {
 	}
 }
 
+// awaitReady asks a daemon whether it is ready until it is, has ended, or takes too long.
+func awaitReady(client *http.Client, ended <-chan error) error {
+	deadline := time.After(lab.Limit)
+	for {
+		resp, err := client.Get("http://qlive/readyz")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			err = errors.New(resp.Status)
+		}
+		select {
+		case why := <-ended:
+			return fmt.Errorf("it has ended: %v", why)
+		case <-deadline:
+			return err
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// startToReady starts a daemon and ends it, and says how long it took until it was ready.
 func startToReady(t *testing.T, program string, e env.Env) time.Duration {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "qlive-ready-")
@@ -159,26 +182,11 @@ func startToReady(t *testing.T, program string, e env.Env) time.Duration {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	var took time.Duration
-	for deadline := began.Add(lab.Limit); took == 0; {
-		resp, err := client.Get("http://qlive/readyz")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				took = time.Since(began)
-				break
-			}
-		}
-		select {
-		case err := <-ended:
-			t.Fatalf("the daemon has ended: %v: %s", err, &stderr)
-		case <-time.After(time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			_ = cmd.Process.Kill()
-			t.Fatalf("the daemon is not ready: %v: %s", err, &stderr)
-		}
+	if err := awaitReady(client, ended); err != nil {
+		_ = cmd.Process.Kill()
+		t.Fatalf("the daemon is not ready: %v: %s", err, &stderr)
 	}
+	took := time.Since(began)
 	if text, err := os.ReadFile(filepath.Join(mount, "health")); err != nil || !strings.HasPrefix(string(text), "ok") {
 		t.Errorf("the tree's health is %q, %v", text, err)
 	}

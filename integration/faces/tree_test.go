@@ -173,82 +173,97 @@ func TestCtlRefused(t *testing.T) {
 	s.vm.CheckTruth()
 }
 
-// The file events waits, tells everything in order through a handoff, and ends with the daemon.
-func TestEventsFile(t *testing.T) {
-	s := newScene(t)
-	// A process of its own: this one serves the tree, and could not end while it reads there.
-	cat := exec.CommandContext(t.Context(), "cat", s.tree("events"))
-	pipe, err := cat.StdoutPipe()
+// fileEvent is a line of the file events.
+type fileEvent struct {
+	Seq  uint64
+	Type vmstate.EventType
+	VM   string
+	Data json.RawMessage
+}
+
+// catEvents lets cat read the file events: a process of its own, since this one serves the tree, and could not end while it reads there.
+type catEvents struct {
+	cmd  *exec.Cmd
+	done chan error // why there are no more
+	mu   sync.Mutex
+	seen []fileEvent
+}
+
+func startCat(t *testing.T, path string) *catEvents {
+	t.Helper()
+	c := &catEvents{cmd: exec.CommandContext(t.Context(), "cat", path), done: make(chan error, 1)}
+	pipe, err := c.cmd.StdoutPipe()
+	if err == nil {
+		err = c.cmd.Start()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cat.Start(); err != nil {
-		t.Fatal(err)
-	}
-	type event struct {
-		Seq  uint64
-		Type vmstate.EventType
-		VM   string
-		Data json.RawMessage
-	}
-	var mu sync.Mutex
-	var events []event
-	done := make(chan error, 1)
-	go func() {
-		r := bufio.NewReaderSize(pipe, 1<<20)
-		for {
-			line, err := r.ReadBytes('\n')
-			if err != nil {
-				done <- err
-				return
-			}
-			var e event
-			if err := json.Unmarshal(line, &e); err != nil {
-				done <- fmt.Errorf("%w in %.200s", err, line)
-				return
-			}
-			mu.Lock()
-			events = append(events, e)
-			mu.Unlock()
+	go func() { c.done <- c.read(bufio.NewReaderSize(pipe, 1<<20)) }()
+	return c
+}
+
+func (c *catEvents) read(r *bufio.Reader) error {
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return err
 		}
-	}()
+		var e fileEvent
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("%w in %.200s", err, line)
+		}
+		c.mu.Lock()
+		c.seen = append(c.seen, e)
+		c.mu.Unlock()
+	}
+}
+
+// phases are those that were told of a migration, if the events tell a whole story so far: the state first, then one number after the other.
+func (c *catEvents) phases(id string) (phases []vmstate.Phase, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, e := range c.seen {
+		if i == 0 && e.Type != vmstate.EventReset || i > 0 && e.Seq != c.seen[i-1].Seq+1 {
+			return nil, fmt.Errorf("event %d is %d, %s", i, e.Seq, e.Type)
+		}
+		var told vmstate.Migration
+		if e.Type != vmstate.EventMigration {
+			continue
+		}
+		if err := json.Unmarshal(e.Data, &told); err != nil {
+			return nil, err
+		}
+		if told.ID == id && !slices.Contains(phases, told.Phase) {
+			phases = append(phases, told.Phase)
+		}
+	}
+	return phases, nil
+}
+
+// The file events waits, tells everything in order through a handoff, and lets its reader go.
+func TestEventsFile(t *testing.T) {
+	s := newScene(t)
+	c := startCat(t, s.tree("events"))
 	m := s.vm.HandOver(env.Newest, "")
 	s.Eventually("the end has been told", func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		var phases []vmstate.Phase
-		for i, e := range events {
-			if i > 0 && e.Seq != events[i-1].Seq+1 {
-				t.Fatalf("event %d follows %d", e.Seq, events[i-1].Seq)
-			}
-			var told vmstate.Migration
-			if e.Type != vmstate.EventMigration {
-				continue
-			}
-			if err := json.Unmarshal(e.Data, &told); err != nil {
-				t.Fatal(err)
-			}
-			if told.ID == m.ID && !slices.Contains(phases, told.Phase) {
-				phases = append(phases, told.Phase)
-			}
+		phases, err := c.phases(m.ID)
+		if err == nil && !slices.Contains(phases, vmstate.Completed) {
+			err = fmt.Errorf("told are %v", phases)
 		}
-		if len(events) == 0 || events[0].Type != vmstate.EventReset || !slices.Contains(phases, vmstate.Completed) {
-			return fmt.Errorf("%d events, phases %v", len(events), phases)
-		}
-		return nil
+		return err
 	})
 	select {
-	case err := <-done:
+	case err := <-c.done:
 		t.Fatalf("the file has ended: %v", err)
 	case <-time.After(20 * time.Millisecond): // it waits
 	}
-	// A reader that leaves holds up nobody.
 	quick(t, "ending cat", func() {
-		if err := cat.Process.Kill(); err != nil {
+		if err := c.cmd.Process.Kill(); err != nil {
 			t.Error(err)
 		}
-		<-done
-		_ = cat.Wait() // it was killed
+		<-c.done
+		_ = c.cmd.Wait() // it was killed
 	})
 }
 

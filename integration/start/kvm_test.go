@@ -29,7 +29,26 @@ func TestKVM(t *testing.T) {
 	}
 	args := append([]string{"-accel", "kvm", "-machine", "pc-q35-7.2", "-m", "64", "-nodefaults", "-display", "none", "-serial", "stdio"}, bootsector.Args(image)...)
 	vm := begin(t, l, vmstate.VMSpec{Args: args})
-	stream, err := l.Client.Console(t.Context(), vm.Name, client.Tail{Follow: true})
+	count := counting(t, l, vm.Name)
+	began := time.Now()
+	count(100)
+	t.Logf("it counts after %v", time.Since(began).Round(time.Millisecond))
+	for _, way := range vmstate.Ways() {
+		for _, version := range tour() {
+			m := handOver(t, l, vmstate.MigrationSpec{VM: vm.Name, Binary: l.Env.QEMU(version), Way: way, MaxPauseMS: 60000, TimeoutS: 600})
+			r := count(300)
+			if err := r.Check(); err != nil || r.Boots != 1 {
+				t.Errorf("after %s to %s: %+v: %v", way, version, r, err)
+			}
+			t.Logf("%s, %s → %s: pause %d µs, by QEMU %d µs, longest gap %v", way, m.From.Version, m.To.Version, *m.PauseUS, *m.QEMUPause, r.MaxGap)
+		}
+	}
+}
+
+// counting follows the console of a boot sector. What it returns waits until there are so many counts more.
+func counting(t *testing.T, l *lab.Lab, name string) func(more uint64) bootsector.Report {
+	t.Helper()
+	stream, err := l.Client.Console(t.Context(), name, client.Tail{Follow: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,12 +69,11 @@ func TestKVM(t *testing.T) {
 		}
 	}()
 	t.Cleanup(func() { stream.Close(); <-done })
-	count := func(more uint64) bootsector.Report {
+	return func(more uint64) (r bootsector.Report) {
 		t.Helper()
 		mu.Lock()
 		goal := counter.Report().Lines + more
 		mu.Unlock()
-		var r bootsector.Report
 		await(t, fmt.Sprintf("the guest counts to %d", goal), kvmLimit, func() error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -65,18 +83,5 @@ func TestKVM(t *testing.T) {
 			return nil
 		})
 		return r
-	}
-	began := time.Now()
-	count(100)
-	t.Logf("it counts after %v", time.Since(began).Round(time.Millisecond))
-	for _, way := range vmstate.Ways() {
-		for _, version := range tour() {
-			m := handOver(t, l, vmstate.MigrationSpec{VM: vm.Name, Binary: l.Env.QEMU(version), Way: way, MaxPauseMS: 60000, TimeoutS: 600})
-			r := count(300)
-			if err := r.Check(); err != nil || r.Boots != 1 {
-				t.Errorf("after %s to %s: %+v: %v", way, version, r, err)
-			}
-			t.Logf("%s, %s → %s: pause %d µs, by QEMU %d µs, longest gap %v", way, m.From.Version, m.To.Version, *m.PauseUS, *m.QEMUPause, r.MaxGap)
-		}
 	}
 }

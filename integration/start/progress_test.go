@@ -111,68 +111,79 @@ func TestProgress(t *testing.T) {
 	vm := l.Boot(lab.Spec{NoRAM: true, CPUs: 2, Guest: small(), Args: []string{"-m", "320",
 		"-object", "memory-backend-ram,id=full,size=192M,prealloc=on", "-object", "memory-backend-ram,id=sparse,size=128M",
 		"-numa", "node,memdev=full,cpus=0", "-numa", "node,memdev=sparse,cpus=1"}})
-	const full, sparse = 192 * mib, 128 * mib
 	for round, version := range []string{env.Newest, env.Installed} { // the second begins again from owned
-		t.Run(version, func(t *testing.T) {
-			before := vm.Show()
-			blocks := allocated(t, before.PID, before.Regions[1])
-			arm(t, points, "flip.verify-mapping.before", "1*block")
-			arm(t, points, "flip.end-source.before", "1*block")
-			events := follow(t, l)
-			m, err := l.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(version), Hold: true}, "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			o := &observer{l: l, regions: []string{"full", "sparse"}, stop: make(chan struct{}), seen: map[string][]vmstate.RegionState{}}
-			o.done.Go(func() { o.run(t) })
-
-			at(t, points, "flip.verify-mapping.before", round+1)
-			source := before.PID
-			expect(t, l, "full", sample{state: vmstate.Owned, owner: source, note: "none"})
-			expect(t, l, "sparse", sample{state: vmstate.Owned, owner: source, note: "none"})
-			points.Release("flip.verify-mapping.before")
-
-			m = reach(t, l, m.ID, vmstate.Prepared)
-			expect(t, l, "full", sample{state: vmstate.Populated, progress: 50, mapped: full, populated: full, done: full / 2, owner: source, note: "none"})
-			expect(t, l, "sparse", sample{state: vmstate.Mapped, progress: 25, mapped: sparse, done: sparse / 4, owner: source, note: "holes"})
-			for i, r := range m.Regions { // and so it is
-				if got := mappedShared(t, m.To.PID, r.Inode); got < r.SizeBytes {
-					t.Errorf("the target maps %d bytes of %s", got, r.Name)
-				}
-				if got := present(t, m.To.PID, r.Inode); i == 0 && got != full || i == 1 && got == sparse {
-					t.Errorf("%d bytes of %s are in the target's page tables", got, r.Name)
-				}
-			}
-			if _, err := l.Client.Continue(t.Context(), m.ID); err != nil {
-				t.Fatal(err)
-			}
-
-			at(t, points, "flip.end-source.before", round+1)
-			expect(t, l, "full", sample{state: vmstate.Flipped, progress: 75, mapped: full, populated: full, flipped: full, done: full / 4 * 3, owner: m.To.PID, note: "none"})
-			expect(t, l, "sparse", sample{state: vmstate.Flipped, progress: 75, mapped: sparse, flipped: sparse, done: sparse / 4 * 3, owner: m.To.PID, note: "holes"})
-			vm.AwaitBeats(10) // the target runs it, though the source is still there
-			points.Release("flip.end-source.before")
-
-			m = reach(t, l, m.ID, vmstate.Completed)
-			expect(t, l, "full", sample{state: vmstate.Released, progress: 100, mapped: full, populated: full, flipped: full, released: full, done: full, owner: m.To.PID, note: "none"})
-			expect(t, l, "sparse", sample{state: vmstate.Released, progress: 100, mapped: sparse, flipped: sparse, released: sparse, done: sparse, owner: m.To.PID, note: "holes"})
-			close(o.stop)
-			o.done.Wait()
-			states := vmstate.RegionStates()
-			if got := o.seen["full"]; !slices.Equal(got, states) {
-				t.Errorf("the tree showed %v of the full region, want %v", got, states)
-			}
-			if got, want := o.seen["sparse"], slices.DeleteFunc(states, func(s vmstate.RegionState) bool { return s == vmstate.Populated }); !slices.Equal(got, want) {
-				t.Errorf("the tree showed %v of the sparse region, want %v", got, want)
-			}
-			t.Logf("%d readings of the tree; it showed the phases %v", o.reads, o.phases)
-			checkEvents(t, events.end(m.ID), m)
-			if got := allocated(t, m.To.PID, m.Regions[1]); got > blocks+4*mib {
-				t.Errorf("the sparse region held %d bytes and holds %d: its holes have been filled", blocks, got)
-			}
-			vm.CheckMemory()
-		})
+		t.Run(version, func(t *testing.T) { stepByStep(t, l, vm, points, round, version) })
 	}
+}
+
+const full, sparse = 192 * mib, 128 * mib // bytes of the two regions
+
+// stepByStep hands the guest over and stops wherever something of a region is to be seen.
+func stepByStep(t *testing.T, l *lab.Lab, vm *lab.VM, points *failpoint.Set, round int, version string) {
+	before := vm.Show()
+	blocks := allocated(t, before.PID, before.Regions[1])
+	arm(t, points, "flip.verify-mapping.before", "1*block")
+	arm(t, points, "flip.end-source.before", "1*block")
+	events := follow(t, l)
+	m, err := l.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(version), Hold: true}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &observer{l: l, regions: []string{"full", "sparse"}, stop: make(chan struct{}), seen: map[string][]vmstate.RegionState{}}
+	o.done.Go(func() { o.run(t) })
+	end := sync.OnceFunc(func() { close(o.stop); o.done.Wait() })
+	t.Cleanup(end) // also if the test does not come to its end
+
+	at(t, points, "flip.verify-mapping.before", round+1)
+	source := before.PID
+	expect(t, l, "full", sample{state: vmstate.Owned, owner: source, note: "none"})
+	expect(t, l, "sparse", sample{state: vmstate.Owned, owner: source, note: "none"})
+	points.Release("flip.verify-mapping.before")
+
+	m = reach(t, l, m.ID, vmstate.Prepared)
+	expect(t, l, "full", sample{state: vmstate.Populated, progress: 50, mapped: full, populated: full, done: full / 2, owner: source, note: "none"})
+	expect(t, l, "sparse", sample{state: vmstate.Mapped, progress: 25, mapped: sparse, done: sparse / 4, owner: source, note: "holes"})
+	for i, r := range m.Regions { // and so it is
+		if got := mappedShared(t, m.To.PID, r.Inode); got < r.SizeBytes {
+			t.Errorf("the target maps %d bytes of %s", got, r.Name)
+		}
+		if got := present(t, m.To.PID, r.Inode); i == 0 && got != full || i == 1 && got == sparse {
+			t.Errorf("%d bytes of %s are in the target's page tables", got, r.Name)
+		}
+	}
+	if _, err := l.Client.Continue(t.Context(), m.ID); err != nil {
+		t.Fatal(err)
+	}
+
+	at(t, points, "flip.end-source.before", round+1)
+	expect(t, l, "full", sample{state: vmstate.Flipped, progress: 75, mapped: full, populated: full, flipped: full, done: full / 4 * 3, owner: m.To.PID, note: "none"})
+	expect(t, l, "sparse", sample{state: vmstate.Flipped, progress: 75, mapped: sparse, flipped: sparse, done: sparse / 4 * 3, owner: m.To.PID, note: "holes"})
+	vm.AwaitBeats(10) // the target runs it, though the source is still there
+	points.Release("flip.end-source.before")
+
+	m = reach(t, l, m.ID, vmstate.Completed)
+	expect(t, l, "full", sample{state: vmstate.Released, progress: 100, mapped: full, populated: full, flipped: full, released: full, done: full, owner: m.To.PID, note: "none"})
+	expect(t, l, "sparse", sample{state: vmstate.Released, progress: 100, mapped: sparse, flipped: sparse, released: sparse, done: sparse, owner: m.To.PID, note: "holes"})
+	end()
+	o.check(t)
+	checkEvents(t, events.end(m.ID), m)
+	if got := allocated(t, m.To.PID, m.Regions[1]); got > blocks+4*mib {
+		t.Errorf("the sparse region held %d bytes and holds %d: its holes have been filled", blocks, got)
+	}
+	vm.CheckMemory()
+}
+
+// check makes sure that every state has been seen, in order.
+func (o *observer) check(t *testing.T) {
+	t.Helper()
+	states := vmstate.RegionStates()
+	if got := o.seen["full"]; !slices.Equal(got, states) {
+		t.Errorf("the tree showed %v of the full region, want %v", got, states)
+	}
+	if got, want := o.seen["sparse"], slices.DeleteFunc(states, func(s vmstate.RegionState) bool { return s == vmstate.Populated }); !slices.Equal(got, want) {
+		t.Errorf("the tree showed %v of the sparse region, want %v", got, want)
+	}
+	t.Logf("%d readings of the tree; it showed the phases %v", o.reads, o.phases)
 }
 
 func arm(t *testing.T, points *failpoint.Set, name, terms string) {

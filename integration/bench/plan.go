@@ -97,20 +97,6 @@ func plan(groups []string, quick bool) ([]scene, error) {
 		}
 	}
 	want := func(g string) bool { return len(groups) == 0 || slices.Contains(groups, g) }
-	usual := []unit{pair(vmstate.WayDeviceState)}
-	all := usual
-	if want(Ways) {
-		all = []unit{
-			{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), DeviceStateBare},
-			pair(vmstate.WayStopFirst), pair(vmstate.WayLive),
-		}
-	}
-	var scenes []scene
-	add := func(group string, units []unit, from, to string, change func(*Shape)) {
-		s := scene{group: group, shape: base(), from: from, to: to, units: units}
-		change(&s.shape)
-		scenes = append(scenes, s)
-	}
 	sizes := []int{256, 1024, 4096, 8192}
 	if quick {
 		sizes = sizes[:2]
@@ -118,41 +104,60 @@ func plan(groups []string, quick bool) ([]scene, error) {
 	if !want(RAM) {
 		sizes = sizes[:1]
 	}
+	var scenes []scene
 	if want(RAM) || want(Ways) {
 		for _, size := range sizes {
-			add(RAM, all, env.Backport, env.Backport, func(s *Shape) { s.TouchedMiB = size })
+			scenes = append(scenes, variant(RAM, func(s *scene) {
+				s.shape.TouchedMiB = size
+				if want(Ways) {
+					s.units = []unit{append(pair(vmstate.WayDeviceState), DeviceStateBare), pair(vmstate.WayStopFirst), pair(vmstate.WayLive)}
+				}
+			}))
 		}
 	}
 	if want(Pages) {
 		for _, huge := range []bool{false, true} {
-			add(Pages, usual, env.Backport, env.Backport, func(s *Shape) { s.TouchedMiB, s.HugePages = 1024, huge })
+			scenes = append(scenes, variant(Pages, func(s *scene) { s.shape.TouchedMiB, s.shape.HugePages = 1024, huge }))
 		}
 	}
 	if want(VCPUs) {
 		for n := 1; n <= 2; n++ {
-			add(VCPUs, usual, env.Backport, env.Backport, func(s *Shape) { s.VCPUs = n })
+			scenes = append(scenes, variant(VCPUs, func(s *scene) { s.shape.VCPUs = n }))
 		}
 	}
 	if want(Devices) {
 		for _, n := range []int{0, 4} {
-			add(Devices, usual, env.Backport, env.Backport, func(s *Shape) { s.Devices = n })
+			scenes = append(scenes, variant(Devices, func(s *scene) { s.shape.Devices = n }))
 		}
 	}
 	if want(Versions) {
 		for _, v := range [][2]string{{env.Installed, env.Backport}, {env.Installed, env.Newest}, {env.Backport, env.Newest}} {
-			add(Versions, usual, v[0], v[1], func(*Shape) {})
+			scenes = append(scenes, variant(Versions, func(s *scene) { s.from, s.to = v[0], v[1] }))
 		}
 	}
 	if want(Peers) {
-		beside := unit{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), Precopy}
-		add(Peers, []unit{append(slices.Clone(beside), PrecopyTuned)}, env.Backport, env.Backport, func(*Shape) {})
-		if len(sizes) > 1 {
-			add(Peers, []unit{beside}, env.Backport, env.Backport, func(s *Shape) { s.TouchedMiB = sizes[1] })
-		}
-		u := []unit{{Floor(vmstate.WayDeviceState), Qlive(vmstate.WayDeviceState), CPR}}
-		add(Peers, u, env.Backport, env.Newest, func(s *Shape) { s.Machine = "pc-q35-10.0" })
+		scenes = append(scenes, peers(sizes)...)
 	}
 	return scenes, nil
+}
+
+// variant is the usual scene, changed in one point: the default way, from QEMU 10.0 into another of the same.
+func variant(group string, change func(*scene)) scene {
+	s := scene{group: group, shape: base(), from: env.Backport, to: env.Backport, units: []unit{pair(vmstate.WayDeviceState)}}
+	change(&s)
+	return s
+}
+
+// peers are the scenes of what QEMU offers by itself. A copy of much memory takes long, so it is measured at two sizes at most.
+func peers(sizes []int) []scene {
+	beside := func(more ...Contender) []unit { return []unit{append(pair(vmstate.WayDeviceState), more...)} }
+	scenes := []scene{variant(Peers, func(s *scene) { s.units = beside(Precopy, PrecopyTuned) })}
+	if len(sizes) > 1 {
+		scenes = append(scenes, variant(Peers, func(s *scene) { s.shape.TouchedMiB, s.units = sizes[1], beside(Precopy) }))
+	}
+	return append(scenes, variant(Peers, func(s *scene) {
+		s.shape.Machine, s.to, s.units = "pc-q35-10.0", env.Newest, beside(CPR)
+	}))
 }
 
 // order is one round: all contenders once, those of a unit next to each other, both by chance.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"math/rand/v2"
 	"time"
 )
 
@@ -76,4 +77,64 @@ func newRow(s scene, c Contender, from, to string, samples []Sample) Row {
 		Target:    of(func(s Sample) int64 { return s.TargetBytes }),
 		CPU:       of(func(s Sample) int64 { return s.CPUUS }),
 	}
+}
+
+// rows describes what was taken, in the order of the scene.
+func (b *bench) rows(s scene, taken map[leg][]Sample) []Row {
+	var rows []Row
+	at := s.from
+	for _, to := range s.trip() {
+		for _, u := range s.units {
+			for _, c := range u {
+				samples := taken[leg{c, at, to}]
+				if len(samples) == 0 {
+					continue
+				}
+				row := newRow(s, c, at, to, samples)
+				if reference := u[0]; c != reference {
+					beside := taken[leg{reference, at, to}]
+					if e, ok := pairedRatio(b.rng, pauses(samples), pauses(beside)); ok {
+						row.Beside, row.Ratio = reference, &e
+					}
+				}
+				rows = append(rows, row)
+			}
+		}
+		at = to
+	}
+	return rows
+}
+
+func pauses(samples []Sample) []float64 {
+	v := make([]float64, len(samples))
+	for i, s := range samples {
+		v[i] = float64(s.PauseUS)
+	}
+	return v
+}
+
+// growths are what each contender's pause grows by with the memory that the guest has touched.
+func growths(rng *rand.Rand, rows []Row) []Growth {
+	var order []Contender
+	bySize := make(map[Contender][]series)
+	for _, r := range rows {
+		if r.Group != RAM {
+			continue
+		}
+		if bySize[r.Contender] == nil {
+			order = append(order, r.Contender)
+		}
+		y := pauses(r.Samples)
+		for i := range y {
+			y[i] /= 1000
+		}
+		bySize[r.Contender] = append(bySize[r.Contender], series{float64(r.Shape.TouchedMiB) / 1024, y})
+	}
+	var list []Growth
+	for _, c := range order {
+		if e, ok := growth(rng, bySize[c]); ok {
+			list = append(list, Growth{c, e})
+		}
+	}
+	return list
 }

@@ -15,7 +15,6 @@ import (
 
 	"qlive/integration/env"
 	"qlive/integration/guest"
-	"qlive/integration/guest/beats"
 	"qlive/vmstate"
 )
 
@@ -27,6 +26,8 @@ type Options struct {
 	Seed     uint64    // of the order of handoffs and of the intervals; drawn, and told, if 0
 	Qlive    string    // the qlive binary whose daemon is measured; none if empty: then only floors and peers are
 	Progress io.Writer // a line for each step; nil for nowhere
+
+	every time.Duration // between two words about rounds; 10 s if 0
 }
 
 const (
@@ -35,15 +36,6 @@ const (
 	bootLimit  = 2 * time.Minute
 	fillSpeed  = 8 << 20 // bytes per second that the slowest guest fills
 )
-
-// party is one of the guests of a scene.
-type party interface {
-	handOver(ctx context.Context, c Contender, version string) (Sample, error)
-	stand(context.Context) error // stop its vCPUs
-	walk(context.Context) error  // let them go on
-	serial() *guest.Console
-	close() error
-}
 
 // Run measures. It returns what it has measured also next to an error; whatever it has started is gone either way.
 func Run(ctx context.Context, o Options) (r Report, err error) {
@@ -58,6 +50,9 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}
+	if o.every == 0 {
+		o.every = 10 * time.Second
+	}
 	if os.Geteuid() != 0 {
 		return r, vmstate.Errorf(vmstate.Denied, "cannot measure as user %d", os.Geteuid()).With("run it as root, with sudo")
 	}
@@ -70,7 +65,7 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 	if err := b.gather(ctx, scenes); err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	defer func() { err = errors.Join(err, endLeftovers(b.dir), os.RemoveAll(b.dir)) }()
 	if r.Machine, err = describe(ctx, b.parts.Env); err != nil {
 		return r, err
 	}
@@ -168,105 +163,6 @@ func (b *bench) scene(ctx context.Context, s scene) (rows []Row, err error) {
 	return b.rows(s, taken), err
 }
 
-// cast are the guests of a scene: one that bare clients hand around and, if it is measured, one that qlive has.
-type cast struct {
-	bare    party
-	qlive   party
-	service *service
-	awake   party // the one whose vCPUs run; the other's stand, so as not to disturb
-}
-
-func (c *cast) close() (err error) {
-	for _, p := range []party{c.bare, c.qlive} {
-		if p != nil {
-			err = errors.Join(err, p.close())
-		}
-	}
-	if c.service != nil {
-		err = errors.Join(err, c.service.close())
-	}
-	return err
-}
-
-// The guests' folders, short for the sake of the paths of sockets.
-const (
-	bareDir    = "b"
-	serviceDir = "q"
-)
-
-// boot starts the guests, both at once.
-func (b *bench) boot(ctx context.Context, s scene, dir string) (*cast, error) {
-	c := new(cast)
-	more := ""
-	if s.has(func(c Contender) bool { return c == CPR }) {
-		more = auxShare
-	}
-	bare := make(chan error, 1)
-	go func() {
-		g, err := newBareGuest(ctx, b.parts, s.shape, s.from, filepath.Join(dir, bareDir), more)
-		if err == nil {
-			c.bare = g
-		}
-		bare <- err
-	}()
-	var err error
-	if s.has(Contender.isQlive) {
-		if c.service, err = startService(ctx, b.Qlive, filepath.Join(dir, serviceDir)); err == nil {
-			var g *qliveGuest
-			if g, err = newQliveGuest(ctx, b.parts, s.shape, s.from, c.service); err == nil {
-				c.qlive = g
-			}
-		}
-	}
-	if err := errors.Join(<-bare, err); err != nil {
-		return c, err
-	}
-	c.awake = c.bare
-	if c.qlive != nil {
-		return c, c.qlive.stand(ctx)
-	}
-	return c, nil
-}
-
-// fillLimit bounds how long a guest may take to touch all of its memory.
-func fillLimit(s Shape) time.Duration {
-	return 10*time.Second + time.Duration(int64(s.TouchedMiB)<<20/fillSpeed)*time.Second
-}
-
-// awaitBoot waits until the guest has come up and filled its memory.
-func awaitBoot(ctx context.Context, console *guest.Console, s Shape) error {
-	ctx, cancel := context.WithTimeout(ctx, bootLimit+fillLimit(s))
-	defer cancel()
-	up := func(r beats.Report) bool {
-		return r.Panics > 0 || len(r.Errors) > 0 || len(r.Boots) > 0 && r.Boots[0].Fill != nil
-	}
-	r, err := console.Await(ctx, "the guest to fill its memory", up)
-	if err == nil && (r.Panics > 0 || len(r.Errors) > 0) {
-		err = r.Check()
-	}
-	return err
-}
-
-// who is the guest that a contender hands over.
-func (c *cast) who(of Contender) party {
-	if of.isQlive() {
-		return c.qlive
-	}
-	return c.bare
-}
-
-// wake lets one guest run and the other stand.
-func (c *cast) wake(ctx context.Context, p party) error {
-	if c.awake == p {
-		return nil
-	}
-	if err := c.awake.stand(ctx); err != nil {
-		return err
-	}
-	c.awake = p
-	return p.walk(ctx)
-}
-
 // leg is a handoff of a scene, without regard to when it was done.
 type leg struct {
 	contender Contender
@@ -283,7 +179,7 @@ func (b *bench) play(ctx context.Context, s scene, c *cast) (map[leg][]Sample, e
 				return taken, fmt.Errorf("round %d, %s: %w", round+1, who, err)
 			}
 		}
-		if time.Since(lastWord) > 10*time.Second {
+		if time.Since(lastWord) > b.every {
 			lastWord = time.Now()
 			fmt.Fprintf(b.Progress, "      round %d of %d\n", round+1, b.Count)
 		}
@@ -327,89 +223,4 @@ func (b *bench) handOver(ctx context.Context, c *cast, who Contender, to string)
 	gaps := p.serial().Window()
 	s.HostGapUS, s.GuestGapUS = gaps.Host.Microseconds(), gaps.Guest.Microseconds()
 	return s, nil
-}
-
-// check reads what each guest's console says of its life, and has the guest verify its memory.
-func (c *cast) check(ctx context.Context, s Shape) error {
-	ctx, cancel := context.WithTimeout(ctx, fillLimit(s))
-	defer cancel()
-	for _, p := range []party{c.bare, c.qlive} {
-		if p == nil {
-			continue
-		}
-		if err := p.serial().Report().Check(); err != nil {
-			return err
-		}
-		if err := c.wake(ctx, p); err != nil {
-			return err
-		}
-		m, err := p.serial().Verify(ctx)
-		if err != nil {
-			return err
-		}
-		if !m.OK {
-			return fmt.Errorf("cannot trust these figures: %d of %d pages of the guest are not as they were", m.Bad, m.Pages)
-		}
-	}
-	return nil
-}
-
-// rows describes what was taken, in the order of the scene.
-func (b *bench) rows(s scene, taken map[leg][]Sample) []Row {
-	var rows []Row
-	at := s.from
-	for _, to := range s.trip() {
-		for _, u := range s.units {
-			for _, c := range u {
-				samples := taken[leg{c, at, to}]
-				if len(samples) == 0 {
-					continue
-				}
-				row := newRow(s, c, at, to, samples)
-				if reference := u[0]; c != reference {
-					beside := taken[leg{reference, at, to}]
-					if e, ok := pairedRatio(b.rng, pauses(samples), pauses(beside)); ok {
-						row.Beside, row.Ratio = reference, &e
-					}
-				}
-				rows = append(rows, row)
-			}
-		}
-		at = to
-	}
-	return rows
-}
-
-func pauses(samples []Sample) []float64 {
-	v := make([]float64, len(samples))
-	for i, s := range samples {
-		v[i] = float64(s.PauseUS)
-	}
-	return v
-}
-
-// growths are what each contender's pause grows by with the memory that the guest has touched.
-func growths(rng *rand.Rand, rows []Row) []Growth {
-	var order []Contender
-	bySize := make(map[Contender][]series)
-	for _, r := range rows {
-		if r.Group != RAM {
-			continue
-		}
-		if bySize[r.Contender] == nil {
-			order = append(order, r.Contender)
-		}
-		y := pauses(r.Samples)
-		for i := range y {
-			y[i] /= 1000
-		}
-		bySize[r.Contender] = append(bySize[r.Contender], series{float64(r.Shape.TouchedMiB) / 1024, y})
-	}
-	var list []Growth
-	for _, c := range order {
-		if e, ok := growth(rng, bySize[c]); ok {
-			list = append(list, Growth{c, e})
-		}
-	}
-	return list
 }

@@ -224,7 +224,8 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		case "streams":
 			return strconv.Itoa(svc.Streams())
 		case "file":
-			if strings.Contains(ts.ReadFile(args[1]), args[2]) {
+			text, err := os.ReadFile(ts.MkAbs(args[1])) // the one that writes it may not have begun
+			if err == nil && strings.Contains(string(text), args[2]) {
 				return args[2]
 			}
 			return "without it"

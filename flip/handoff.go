@@ -277,6 +277,9 @@ func (h *Handoff) hold(ctx context.Context) error {
 	case <-h.cfg.Source.Gone():
 		return h.sourceEnded(nil)
 	case <-h.target.Gone():
+		if h.cfg.Source.EndedSoon() { // and the target with it, by the end of the channel
+			return h.sourceEnded(nil)
+		}
 		return h.target.died("while it waited")
 	case <-ctx.Done():
 		return context.Cause(ctx)

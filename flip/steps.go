@@ -52,8 +52,11 @@ func (h *Handoff) step(ctx context.Context, s step) (err error) {
 
 // blame finds behind an error that somebody has hung up the death of the target, which tells more.
 func (h *Handoff) blame(err error) error {
-	if h.target == nil || !hungUp(err) || h.cfg.Source.ended() || !h.target.EndedSoon() {
+	if h.target == nil || !hungUp(err) || !h.target.EndedSoon() {
 		return err
+	}
+	if h.cfg.Source.ended() || h.cfg.Source.Monitor.Err() != nil {
+		return err // it is the source that has ended, and the target with it, by the end of the channel
 	}
 	return h.target.died("meanwhile")
 }

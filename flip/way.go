@@ -15,6 +15,8 @@ type way interface {
 	// prepare does what can be done while the guest runs. The fence undoes the target's part, release the source's, and close
 	// what qlive holds.
 	prepare(context.Context) error
+	// listen begins to keep what the source says of its guest. It comes before the last look at the guest, so that nothing is missed.
+	listen()
 	// switchOver stops the guest, if it runs, and brings its state into the target. It sets h.stopped.
 	switchOver(context.Context) error
 	// settle brings the source to where it obeys `cont`, after the target is dead.

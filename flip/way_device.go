@@ -189,9 +189,12 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
+func (w *deviceWay) listen() {
+	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
+}
+
 // stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
-	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
 	asked := []qmp.Command{w.saveCommand()}
 	if w.h.resume {
 		asked = append([]qmp.Command{qmp.StopCommand()}, asked...)
@@ -304,7 +307,11 @@ func (w *deviceWay) quietSinceStop() error {
 		switch e.Name {
 		case qmp.EventStop:
 			w.h.qemuStop = e.QEMUTime
-		case qmp.EventReset, qmp.EventShutdown, qmp.EventGuestPanicked, qmp.EventSuspend:
+		case qmp.EventReset: // before the stop it is over and done
+			if !w.h.resume || !w.h.qemuStop.IsZero() {
+				last = e.Name
+			}
+		case qmp.EventShutdown, qmp.EventGuestPanicked, qmp.EventSuspend:
 			last = e.Name
 		}
 	})

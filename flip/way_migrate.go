@@ -48,18 +48,34 @@ func (w *migrateWay) prepare(ctx context.Context) error {
 	return w.h.target.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
 }
 
+func (w *migrateWay) listen() {
+	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
+}
+
 func (w *migrateWay) switchOver(ctx context.Context) error {
 	h := w.h
-	w.source, w.target = h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe()
 	steps := []step{
 		{name: "stop", do: w.stop},
 		{name: "migrate", do: func(ctx context.Context) error { return h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName) }},
 		{name: "load", do: w.await},
 	}
 	if w.live {
-		steps = steps[1:]
+		steps[0] = step{name: "look", do: w.stillRuns}
 	}
 	return h.run(ctx, steps...)
+}
+
+// stillRuns makes sure that the guest has not ended before QEMU is to stop it: migrate would hide that.
+func (w *migrateWay) stillRuns(ctx context.Context) error {
+	state, err := w.h.cfg.Source.Monitor.QueryStatus(ctx)
+	if err == nil && !goesOn(state.Status) {
+		err = w.become(state.Status)
+	}
+	return err
+}
+
+func (w *migrateWay) become(state qmp.RunState) error {
+	return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state).With("look at the guest, and ask again")
 }
 
 // stop stops the guest, unless it stands already.
@@ -79,8 +95,8 @@ func (w *migrateWay) stop(ctx context.Context) error {
 	if err := calls[1].Wait(ctx, &state); err != nil {
 		return err
 	}
-	if !goesOn(state.Status) { // it ended before it was stopped: migrate would hide that
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state.Status).With("look at the guest, and ask again")
+	if !goesOn(state.Status) {
+		return w.become(state.Status)
 	}
 	return nil
 }

@@ -148,7 +148,11 @@ func (r *run) publish(v vmstate.Migration) {
 	switch {
 	case v.Phase == vmstate.Committed && m.current != r.target:
 		r.moveLocked()
+		m.setRunStateLocked(qmp.RunState(r.handoff.RunState()))
 	case v.Phase.Ended():
+		if state := r.handoff.RunState(); state != "" && v.Phase == vmstate.RolledBack {
+			m.setRunStateLocked(qmp.RunState(state))
+		}
 		gone = r.endLocked(v)
 	}
 	if !gone {

@@ -50,6 +50,14 @@ func (h *Handoff) commit(pause context.Context) error {
 			h.warn("the target runs the guest, but: %v", err)
 		}
 	}
+	switch {
+	case h.resume:
+		h.noteGuest(qmp.RunRunning)
+	case h.runState == string(qmp.RunPostMigrate): // a word for the source, which has not come along
+		h.noteGuest(qmp.RunPaused)
+	default:
+		h.noteGuest(qmp.RunState(h.runState))
+	}
 	h.mustEnter(vmstate.Committed)
 	return nil
 }

@@ -96,6 +96,7 @@ type Handoff struct {
 	m         vmstate.Migration
 	cancel    context.CancelCauseFunc
 	cancelled error // why, once somebody has asked
+	guest     string
 }
 
 // New makes a handoff; nothing is started.
@@ -114,6 +115,19 @@ func (h *Handoff) Migration() vmstate.Migration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.copyLocked()
+}
+
+// RunState is what the QEMU that has the guest calls its state, as far as the handoff has changed or learnt it; empty if it has not.
+func (h *Handoff) RunState() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.guest
+}
+
+func (h *Handoff) noteGuest(state qmp.RunState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.guest = string(state)
 }
 
 // Done is closed when Run has returned.

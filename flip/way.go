@@ -73,20 +73,24 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if err := h.way.settle(ctx); err != nil && !source.EndedSoon() {
 		return err
 	}
-	if !h.resume {
-		return nil
+	state, err := source.Monitor.QueryStatus(ctx)
+	if err == nil {
+		h.noteGuest(state.Status)
 	}
-	if h.over != "" {
+	switch {
+	case !h.resume:
+		return nil
+	case h.over != "":
 		h.logf("the guest has ended meanwhile (%s), and does not go on", h.over)
 		return nil
-	}
-	if state, err := source.Monitor.QueryStatus(ctx); err == nil && !goesOn(state.Status) {
+	case err == nil && !goesOn(state.Status):
 		h.logf("the guest has become %s meanwhile, and stays so", state.Status)
 		return nil
 	}
-	err := source.unlessItEnds(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
+	err = source.unlessItEnds(ctx, "when it was to run again", source.Monitor.Cont) // harmless if it was never stopped
 	switch {
 	case err == nil:
+		h.noteGuest(qmp.RunRunning)
 		h.notePause(time.Now())
 		return nil
 	case source.ended():

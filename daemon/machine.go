@@ -52,6 +52,7 @@ type machine struct {
 	undecided bool
 	stray     *generation
 	ending    *vmstate.Problem
+	over      bool // the guest has powered off
 	names     publicNames
 	past      []string // binaries that had the guest before, oldest first
 	logs      []string // of QEMU, generation by generation
@@ -137,6 +138,7 @@ func (m *machine) watch(g *generation, events *qmp.Subscription) {
 		if err != nil {
 			break
 		}
+		m.noteEnd(g, e.Name)
 		switch e.Name {
 		case qmp.EventShutdown, qmp.EventGuestPanicked:
 			last = e.Name + " " + string(e.Data)
@@ -150,6 +152,21 @@ func (m *machine) watch(g *generation, events *qmp.Subscription) {
 		}
 	}
 	m.await(g, last)
+}
+
+// noteEnd keeps whether the guest has ended by itself: how its QEMU ends then says nothing of the guest.
+func (m *machine) noteEnd(g *generation, event string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.current != g {
+		return
+	}
+	switch event {
+	case qmp.EventShutdown:
+		m.over = true
+	case qmp.EventReset, qmp.EventResume:
+		m.over = false
+	}
 }
 
 // await waits for the end of a QEMU that has the guest, or may have it.
@@ -207,7 +224,9 @@ func (m *machine) stopLocked(last string) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; remove the VM with `qlive rm "+m.spec.Name+"` and start it again"
 		m.ending = vmstate.ProblemOf(p)
-		m.status = vmstate.Broken
+		if !m.over {
+			m.status = vmstate.Broken
+		}
 	} else if last != "" {
 		m.log.Info().Str("why", last).Msg("guest powered off")
 	}

@@ -87,6 +87,9 @@ func descriptors(t *testing.T, pid int, busy string) map[string]int {
 		if !filepath.IsAbs(link) {
 			link = numbers.ReplaceAllString(link, "N")
 		}
+		if link == "anon_inode:[eventfd]" {
+			continue // devices of a guest that stands have fewer
+		}
 		count[link]++
 	}
 	return count

@@ -39,7 +39,9 @@ func (h *Handoff) commit(pause context.Context) error {
 	if err := h.transition(vmstate.Committing); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(pause), cmp.Or(h.cfg.ContLimit, contLimit))
+	limit := cmp.Or(h.cfg.ContLimit, contLimit)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(pause), limit,
+		vmstate.Errorf(vmstate.Timeout, "the target has been told to run the guest, and has not answered for %s", limit))
 	defer cancel()
 	if h.resume {
 		err := h.step(ctx, step{name: "run-target", do: h.runTarget})

@@ -10,6 +10,7 @@ import (
 
 	"qlive/cmd/qlive/cli"
 	"qlive/daemon"
+	"qlive/internal/failpoint"
 	"qlive/vmstate"
 )
 
@@ -38,7 +39,11 @@ func serve(ctx context.Context, flags cli.DaemonFlags) (err error) {
 		return vmstate.Errorf(vmstate.Invalid, "cannot log at level %q", cfg.LogLevel).With("use debug, info, warn or error")
 	}
 	log := zerolog.New(os.Stderr).Level(level).With().Timestamp().Logger()
-	d := daemon.New(cfg, daemon.Options{Version: version, Log: log})
+	points, err := failpoint.FromEnvironment()
+	if err != nil {
+		return err
+	}
+	d := daemon.New(cfg, daemon.Options{Version: version, Log: log, Failpoints: points})
 	if err := d.Open(ctx); err != nil {
 		return err
 	}

@@ -37,7 +37,11 @@ type Lab struct {
 	Socket string
 	Client *client.Client
 	Initrd string
+	follow func(vm string) (io.ReadCloser, error) // a guest's console
 }
+
+// RunDir is the daemon's run directory.
+func (l *Lab) RunDir() string { return filepath.Join(l.Dir, "run") }
 
 // Options of a lab.
 type Options struct {
@@ -48,8 +52,8 @@ type Options struct {
 	ContLimit    time.Duration // as the daemon's
 }
 
-// New starts a daemon. It is ended, and what it started, when the test is over.
-func New(t testing.TB, opts Options) *Lab {
+// newLab is a lab without a daemon.
+func newLab(t testing.TB) *Lab {
 	t.Helper()
 	e, err := env.Locate()
 	if err != nil {
@@ -63,9 +67,16 @@ func New(t testing.TB, opts Options) *Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &Lab{t: t, Env: e, Dir: dir, Mount: filepath.Join(dir, "mnt"), Socket: filepath.Join(dir, "sock"), Initrd: initrd}
+	return &Lab{t: t, Env: e, Dir: dir, Mount: filepath.Join(dir, "mnt"), Socket: filepath.Join(dir, "sock"), Initrd: initrd}
+}
+
+// New starts a daemon. It is ended, and what it started, when the test is over.
+func New(t testing.TB, opts Options) *Lab {
+	t.Helper()
+	l := newLab(t)
+	l.follow = l.followConsole
 	cfg := daemon.Config{
-		Socket: l.Socket, Mount: l.Mount, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), AllowedBinaries: opts.Allowed,
+		Socket: l.Socket, Mount: l.Mount, RunDir: l.RunDir(), StateDir: filepath.Join(l.Dir, "state"), AllowedBinaries: opts.Allowed,
 	}
 	if opts.NoTree {
 		cfg.Mount = "none"
@@ -97,7 +108,7 @@ func New(t testing.TB, opts Options) *Lab {
 		if t.Failed() {
 			l.showLogs()
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := os.RemoveAll(l.Dir); err != nil {
 			t.Errorf("removing the lab: %v", err)
 		}
 	})
@@ -183,7 +194,7 @@ type VM struct {
 	*Truth
 }
 
-// Start starts a guest, and follows its console over REST.
+// Start starts a guest, and follows its console.
 func (l *Lab) Start(s Spec) *VM {
 	l.t.Helper()
 	vm, err := l.TryStart(s)
@@ -201,7 +212,7 @@ func (l *Lab) TryStart(s Spec) (*VM, error) {
 	if _, err := l.Client.StartVM(ctx, spec); err != nil {
 		return nil, err
 	}
-	stream, err := l.Client.Console(ctx, spec.Name, client.Tail{Follow: true})
+	stream, err := l.follow(spec.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +221,11 @@ func (l *Lab) TryStart(s Spec) (*VM, error) {
 	go func() { defer close(done); vm.read(stream) }()
 	l.t.Cleanup(func() { stream.Close(); <-done })
 	return vm, nil
+}
+
+// followConsole follows a guest's console over REST.
+func (l *Lab) followConsole(vm string) (io.ReadCloser, error) {
+	return l.Client.Console(l.t.Context(), vm, client.Tail{Follow: true})
 }
 
 func or(s, otherwise string) string {

@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"qlive/flip/memory"
+	"qlive/flip/recovery"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
@@ -36,6 +37,13 @@ type Record struct {
 	RunState  string           `json:"run_state,omitempty"` // of the guest before it was stopped
 	Way       vmstate.Way      `json:"way,omitempty"`
 	Error     *vmstate.Problem `json:"error,omitempty"`
+	// NeverRan, in committing: the target has refused to run, or was never told to, and only the undo is left.
+	NeverRan bool `json:"never_ran,omitempty"`
+	// Undecided, in failed: the target may have run; a person must decide.
+	Undecided bool `json:"undecided,omitempty"`
+	// Resolve, in failed: what a person has decided; Settled: and it has been done.
+	Resolve recovery.Choice `json:"resolve,omitempty"`
+	Settled bool            `json:"settled,omitempty"`
 }
 
 // ProcessID names a process for longer than its pid lasts.

@@ -16,7 +16,8 @@ const (
 	quitLimit = 5 * time.Second  // for the source to end by itself before it is killed
 )
 
-// refusal is QEMU's own "no" to cont: the proof that the target never ran (vm_start is the last thing that qmp_cont does).
+// refusal is the proof that the target, though told to, has never run. It is QEMU's own "no" to cont (vm_start is the last thing that qmp_cont
+// does), or that QEMU has died without having said RESUME, which it writes to its monitors before the first vCPU goes on (vm_prepare_start).
 type refusal struct{ err error }
 
 func (r *refusal) Error() string { return "cannot run the target: " + r.err.Error() }
@@ -77,6 +78,9 @@ func (h *Handoff) mustEnter(to vmstate.Phase) {
 }
 
 func (h *Handoff) runTarget(ctx context.Context) error {
+	if err := h.may(vmstate.ActRunTarget); err != nil {
+		return err
+	}
 	events := h.target.Monitor.Subscribe(qmp.EventResume)
 	defer events.Close()
 	cont, err := h.target.Monitor.Start(ctx, "cont", nil)
@@ -89,7 +93,7 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 		return refused(qerr.Desc, err)
 	}
 	if err != nil {
-		return err
+		return h.diedStanding(err, events)
 	}
 	h.ran = true
 	h.notePause(cont.Received())
@@ -100,6 +104,21 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 	}
 	h.noteResume(resumed.QEMUTime)
 	return nil
+}
+
+// diedStanding makes of err a refusal if the target is dead and its monitor, read to the end, has not said RESUME.
+func (h *Handoff) diedStanding(err error, events *qmp.Subscription) error {
+	if !h.target.ended() || !errors.Is(h.target.Monitor.Err(), qmp.ErrClosed) {
+		return err
+	}
+	resumed := false
+	rest(events, func(qmp.Event) { resumed = true })
+	if e, ok := errors.AsType[*vmstate.Error](err); ok && !resumed {
+		dead := *e
+		dead.Err = &refusal{err}
+		return &dead
+	}
+	return err
 }
 
 func refused(word string, err error) error {
@@ -132,20 +151,32 @@ func (h *Handoff) drain(ctx context.Context) {
 // endSource ends a QEMU that has nothing to do any more. One whose guest was stopped by the handoff has flushed and let go of its images:
 // it is killed, so that nobody can let it run meanwhile. One whose guest stood already still has them, and closes them as it quits.
 func (h *Handoff) endSource(ctx context.Context) error {
+	if err := h.may(vmstate.ActEndSource); err != nil {
+		return err
+	}
 	source := h.cfg.Source
 	if h.resume {
 		return source.kill(ctx)
 	}
-	quit, cancel := context.WithTimeout(ctx, quitLimit)
-	defer cancel()
-	if err := source.Monitor.Quit(quit); err == nil {
-		select {
-		case <-source.Gone():
-			return nil
-		case <-quit.Done():
-		}
+	if source.quit(ctx) {
+		return nil
 	}
 	return source.kill(ctx)
+}
+
+// quit asks a QEMU to end by itself, and tells whether it has.
+func (s *Side) quit(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, quitLimit)
+	defer cancel()
+	if err := s.Monitor.Quit(ctx); err != nil {
+		return false
+	}
+	select {
+	case <-s.Gone():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // notePause closes the pause that began when stop was sent.

@@ -10,47 +10,14 @@ import (
 	"github.com/rs/zerolog"
 
 	"qlive/flip/memory"
-	"qlive/flip/recovery"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
-// Recorder keeps the journal. Record returns once the record will outlive the daemon; it is called inside the pause, so
-// it must cost microseconds.
-type Recorder interface {
-	Record(Record) error
-}
-
 // Failpoints makes named places fail, wait or kill, for tests.
 type Failpoints interface {
 	Hit(ctx context.Context, name string) error
-}
-
-// Record is what the journal says of a handoff: enough to know who may run the guest.
-type Record struct {
-	Migration string           `json:"migration"`
-	VM        string           `json:"vm"`
-	Phase     vmstate.Phase    `json:"phase"`
-	Source    ProcessID        `json:"source"`
-	Target    ProcessID        `json:"target,omitzero"`
-	RunState  string           `json:"run_state,omitempty"` // of the guest before it was stopped
-	Way       vmstate.Way      `json:"way,omitempty"`
-	Error     *vmstate.Problem `json:"error,omitempty"`
-	// NeverRan, in committing: the target has refused to run, or was never told to, and only the undo is left.
-	NeverRan bool `json:"never_ran,omitempty"`
-	// Undecided, in failed: the target may have run; a person must decide.
-	Undecided bool `json:"undecided,omitempty"`
-	// Resolve, in failed: what a person has decided; Settled: and it has been done.
-	Resolve recovery.Choice `json:"resolve,omitempty"`
-	Settled bool            `json:"settled,omitempty"`
-}
-
-// ProcessID names a process for longer than its pid lasts.
-type ProcessID struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"` // field 22 of /proc/PID/stat, clock ticks since boot
-	Dir       string `json:"dir"`        // folder of its generation: monitor, console, log
 }
 
 // Config is what a handoff works with.
@@ -96,6 +63,8 @@ type Handoff struct {
 	over     string    // the event by which the guest has ended as it was stopped; empty if it has not
 	told     bool      // the target may have got cont
 	ran      bool      // it has obeyed
+	neverRan bool      // it has refused to, or was never told to, and is about to be undone
+	open     bool      // the handoff has failed, and it is not certain that only the source can run the guest
 
 	continued chan struct{}
 	done      chan struct{}
@@ -310,9 +279,13 @@ func (h *Handoff) hold(ctx context.Context) error {
 
 // abandon undoes what has been done and says how it ended. The source has the guest afterwards, unless it is lost.
 func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
-	if h.phase() == vmstate.Committing && h.told && !refusedToRun(cause) {
-		defer h.openGate() // not before the VM is seen as failed
-		return nil, h.end(vmstate.Failed, h.lost(cause))
+	if h.phase() == vmstate.Committing {
+		if h.told && !refusedToRun(cause) {
+			defer h.openGate() // not before the VM is seen as failed
+			h.open = true
+			return nil, h.end(vmstate.Failed, h.lost(cause))
+		}
+		h.writeOff()
 	}
 	began := time.Now()
 	if errors.Is(cause, qmp.ErrClosed) && h.cfg.Source.EndedSoon() {
@@ -322,6 +295,7 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	err := h.undo(ctx)
 	defer h.openGate()
 	if err != nil {
+		h.open = h.target != nil && !h.target.ended()
 		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
 	}
 	h.mu.Lock()
@@ -335,6 +309,14 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 		to = vmstate.Aborted
 	}
 	return h.cfg.Source, h.end(to, cause)
+}
+
+// may refuses what the table of phases does not have in this phase. That would be a mistake in qlive.
+func (h *Handoff) may(a vmstate.Act) error {
+	if p := h.phase(); !p.May(a) {
+		return vmstate.Errorf(vmstate.Internal, "cannot %s while the handoff is %s", a, p)
+	}
+	return nil
 }
 
 // sourceEnded says that the guest has ended by itself, or its QEMU has, in the middle of the handoff.
@@ -354,81 +336,6 @@ func (h *Handoff) lost(cause error) error {
 		Remedy: "look at both QEMUs' logs and at the journal before anything is started on this memory again",
 		Err:    cause,
 	}
-}
-
-// transition journals the phase, then enters it, then publishes it. An edge that is not in the table is a mistake in qlive.
-func (h *Handoff) transition(to vmstate.Phase) error {
-	h.mu.Lock()
-	from := h.m.Phase
-	if h.cancelled != nil && from.Revocable() && !to.Ended() {
-		h.mu.Unlock()
-		return h.cancelled
-	}
-	h.mu.Unlock()
-	if !from.CanBecome(to) {
-		return vmstate.Errorf(vmstate.Internal, "cannot go from phase %s to %s", from, to)
-	}
-	if err := h.record(to, nil); err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", to, err).
-			With("make room in the run directory")
-	}
-	h.mu.Lock()
-	if h.cancelled != nil && from.Revocable() && !to.Ended() {
-		defer h.mu.Unlock()
-		return h.cancelled
-	}
-	h.enterLocked(to)
-	h.mu.Unlock()
-	if to != vmstate.Committing { // published with committed: nobody is woken inside the pause
-		h.publish()
-	}
-	return nil
-}
-
-func (h *Handoff) enterLocked(to vmstate.Phase) {
-	now := time.Now()
-	if n := len(h.m.Phases); n > 0 {
-		h.m.Phases[n-1].US = now.Sub(h.m.Phases[n-1].At).Microseconds()
-	}
-	h.m.Phases = append(h.m.Phases, vmstate.PhaseTime{Phase: to, At: now})
-	h.m.Phase = to
-	h.trace.mark(laneHandoff, "phase "+string(to), now)
-}
-
-// end enters an end, with the problem that led there, and gives back the error that Run returns.
-func (h *Handoff) end(to vmstate.Phase, cause error) error {
-	var problem *vmstate.Problem
-	if cause != nil {
-		problem = vmstate.ProblemOf(cause)
-	}
-	if err := h.record(to, problem); err != nil {
-		h.cfg.Log.Error().Err(err).Str("phase", string(to)).Msg("journal not written")
-	}
-	h.mu.Lock()
-	if h.m.Phase.CanBecome(to) {
-		h.enterLocked(to)
-	} else if h.m.Phase != to {
-		h.cfg.Log.Error().Str("from", string(h.m.Phase)).Str("to", string(to)).Msg("phase not in the table")
-		h.enterLocked(to)
-	}
-	now := time.Now()
-	h.m.EndedAt, h.m.TotalUS = &now, now.Sub(h.m.StartedAt).Microseconds()
-	h.m.Error = problem
-	h.resetRegionsLocked(to)
-	h.mu.Unlock()
-	h.publish()
-	return cause
-}
-
-func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
-	r := Record{
-		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
-		RunState: h.runState, Way: h.cfg.Way, Error: problem,
-	}
-	if h.target != nil {
-		r.Target = h.target.ID()
-	}
-	return h.cfg.Journal.Record(r)
 }
 
 func (h *Handoff) phase() vmstate.Phase {

@@ -93,6 +93,9 @@ func (h *Handoff) noBlockWork(ctx context.Context) error {
 
 // startTarget starts the other QEMU and meets its monitor.
 func (h *Handoff) startTarget(ctx context.Context) error {
+	if err := h.may(vmstate.ActStartTarget); err != nil {
+		return err
+	}
 	target, err := h.cfg.Start(ctx)
 	if target != nil {
 		h.mu.Lock()
@@ -102,6 +105,9 @@ func (h *Handoff) startTarget(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err := h.record(vmstate.Preparing, nil); err != nil { // now that the target has a number
+		return vmstate.Errorf(vmstate.Host, "cannot write the target into the journal: %w", err).With("make room in the run directory")
 	}
 	h.publish()
 	state, err := target.Monitor.QueryStatus(ctx)

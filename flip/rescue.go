@@ -1,25 +1,229 @@
 package flip
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
 
 	"qlive/flip/recovery"
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
-// rescue is a handoff being taken up again.
-type rescue struct{ r Recovery }
+// rescue is a handoff being taken up again. It does what recovery.Decide says, one thing at a time, and looks again after each; all that
+// it knows besides the journal is who has let a deadline pass, so that nobody is waited for twice.
+type rescue struct {
+	r              Recovery
+	last           Record // as the journal has it
+	m              vmstate.Migration
+	source, target view
+	found          string   // what was seen first
+	did            []string // what was done about it
+	failed         error    // why the last action did not work
+}
 
-func newRescue(r Recovery) *rescue { return &rescue{r} }
+// view is one of the two QEMUs as it is seen.
+type view struct {
+	name    string
+	side    *Side
+	started bool // there has been such a process
+	mute    bool // it has let a deadline pass
+	killed  bool // and may not be seen dead yet: a process with SIGKILL pending runs nothing any more
+	state   qmp.RunState
+}
 
-func (s *rescue) run(context.Context) Outcome { return s.later() }
+func newRescue(r Recovery) *rescue {
+	s := &rescue{r: r}
+	if n := len(r.Records); n > 0 {
+		s.last = r.Records[n-1]
+	}
+	s.source = view{name: "source", side: r.Source, started: s.last.Source != ProcessID{}}
+	s.target = view{name: "target", side: r.Target, started: s.last.Target != ProcessID{}}
+	s.m = remembered(r)
+	return s
+}
 
-func (s *rescue) resolve(context.Context, recovery.Choice) Outcome { return s.later() }
+// run does what the table says until it says that nothing is left. No step of it lasts longer than its deadline, so that it comes to an end
+// by itself, and is not left in the middle because somebody has lost patience.
+func (s *rescue) run(ctx context.Context) Outcome {
+	if len(s.r.Records) == 0 {
+		return Outcome{Migration: s.m, Err: vmstate.Errorf(vmstate.Internal, "cannot take up a handoff of %s: the journal has no record of one", s.m.VM)}
+	}
+	s.r.Gate.Lock()
+	defer s.r.Gate.Unlock()
+	return s.loop(context.WithoutCancel(ctx))
+}
 
-func (s *rescue) options(context.Context) Options { return Options{} }
+func (s *rescue) loop(ctx context.Context) Outcome {
+	var was recovery.Evidence
+	var did recovery.Action
+	for {
+		e := s.look(ctx)
+		row := recovery.Decide(e)
+		if row.Do == did && e == was { // nothing has come of it
+			row = recovery.Stuck(e)
+		}
+		if row.Do == recovery.Nothing || row.Do == recovery.Refuse {
+			return s.outcome(e, row)
+		}
+		s.logf("%s: %s", row.Do, row.Because)
+		s.failed = s.step(ctx, row, e)
+		if s.failed != nil {
+			s.logf("%s did not work: %v", row.Do, s.failed)
+		}
+		was, did = e, row.Do
+	}
+}
 
-// later leaves everything as it is.
-func (s *rescue) later() Outcome {
-	return Outcome{Migration: s.r.Migration, Undecided: true,
-		Err: vmstate.Errorf(vmstate.Unavailable, "cannot take up the handoff of %s", s.r.Migration.VM)}
+// step does one thing between its failpoints.
+func (s *rescue) step(ctx context.Context, row recovery.Row, e recovery.Evidence) error {
+	name := "flip.recover-" + strings.ReplaceAll(string(row.Do), "_", "-")
+	if err := s.hit(ctx, name+".before"); err != nil {
+		return err
+	}
+	if err := s.act(ctx, row, e); err != nil {
+		return err
+	}
+	return s.hit(ctx, name+".after")
+}
+
+func (s *rescue) hit(ctx context.Context, name string) error {
+	if s.r.Failpoints == nil {
+		return nil
+	}
+	return s.r.Failpoints.Hit(ctx, name)
+}
+
+func (s *rescue) act(ctx context.Context, row recovery.Row, e recovery.Evidence) error {
+	switch row.Do {
+	case recovery.Fence:
+		s.did = append(s.did, "the target was killed")
+		return s.target.side.kill(ctx)
+	case recovery.GiveBack:
+		return s.giveBack(ctx, e.Ran)
+	case recovery.WriteOff:
+		return s.record(Record{Phase: vmstate.Committing, NeverRan: true})
+	case recovery.Intend:
+		return s.record(Record{Phase: vmstate.Committing})
+	case recovery.RunTarget:
+		return s.runTarget(ctx)
+	case recovery.Commit:
+		s.enter(Record{Phase: vmstate.Committed})
+	case recovery.EndSource:
+		return s.endSource(ctx, e)
+	case recovery.Complete:
+		s.takeBackTarget(ctx)
+		s.end(row, e, vmstate.Completed, false)
+	case recovery.RollBack:
+		s.takeBackSource(ctx)
+		s.end(row, e, vmstate.RolledBack, false)
+	case recovery.GiveUp:
+		s.end(row, e, vmstate.Failed, false)
+	case recovery.LeaveOpen:
+		s.end(row, e, vmstate.Failed, true)
+	case recovery.Settle:
+		s.settle()
+	default:
+		return vmstate.Errorf(vmstate.Internal, "cannot do %q", row.Do)
+	}
+	return nil
+}
+
+// giveBack lets the source have its guest as it was. The table says so only when the target is gone.
+func (s *rescue) giveBack(ctx context.Context, run bool) error {
+	monitor := s.source.side.Monitor
+	ctx, cancel := context.WithTimeout(ctx, s.contLimit())
+	defer cancel()
+	if s.last.Way != vmstate.WayDeviceState {
+		if err := settleMigration(ctx, monitor); err != nil {
+			return s.source.silent(err)
+		}
+	}
+	state, err := monitor.QueryStatus(ctx)
+	if err != nil {
+		return s.source.silent(err)
+	}
+	if !run || !goesOn(state.Status) || state.Running { // a source that was being moved may have started again by itself
+		return nil
+	}
+	s.did = append(s.did, "the source was told to go on")
+	if err := s.source.silent(monitor.Cont(ctx)); err != nil {
+		return fmt.Errorf("cannot let the guest go on in the source: %w", err)
+	}
+	return nil
+}
+
+// runTarget tells the target to run. Its refusal proves that it has never run: QEMU refuses `cont` in this state only if it cannot take the images,
+// and images are given up only by a QEMU that has not run since it loaded its guest.
+func (s *rescue) runTarget(ctx context.Context) error {
+	s.did = append(s.did, "the target was told to run")
+	ctx, cancel := context.WithTimeout(ctx, s.contLimit())
+	defer cancel()
+	err := s.target.silent(s.target.side.Monitor.Cont(ctx))
+	if _, refused := errors.AsType[*qmp.Error](err); refused && s.last.Phase == vmstate.Committing {
+		s.did = append(s.did, "the target refused: "+err.Error())
+		return s.record(Record{Phase: vmstate.Committing, NeverRan: true})
+	}
+	return err
+}
+
+// endSource ends a QEMU that has no guest any more, by kill unless it stands with images that it has yet to close.
+func (s *rescue) endSource(ctx context.Context, e recovery.Evidence) error {
+	if s.last.Phase == vmstate.Committed {
+		s.enter(Record{Phase: vmstate.Draining})
+	}
+	if e.Source.Gone() {
+		return nil
+	}
+	s.did = append(s.did, "the source was ended")
+	if e.Source == recovery.Stands && !e.Ran && s.source.side.quit(ctx) {
+		return nil
+	}
+	err := s.source.side.kill(ctx)
+	s.source.killed = true
+	return err
+}
+
+// silent marks a QEMU that has let a deadline pass, or hung up and lives on: it is not asked again.
+func (v *view) silent(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, answered := errors.AsType[*qmp.Error](err); !answered && !v.side.EndedSoon() {
+		v.mute = true
+	}
+	return err
+}
+
+func (s *rescue) contLimit() time.Duration { return cmp.Or(s.r.ContLimit, contLimit) }
+
+// takeBackSource takes from the source what it was given for the handoff. It does the guest no harm if that fails.
+func (s *rescue) takeBackSource(ctx context.Context) {
+	if s.source.side == nil || s.source.side.Monitor == nil || s.source.mute || s.source.side.ended() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.answerLimit())
+	defer cancel()
+	takeBack := takeBackMigration
+	if s.last.Way == vmstate.WayDeviceState {
+		takeBack = takeBackDevices
+	}
+	if err := takeBack(ctx, s.source.side.Monitor); err != nil {
+		s.logf("the source keeps something of the handoff: %v", err)
+	}
+}
+
+// takeBackTarget is what the end of Handoff.drain does.
+func (s *rescue) takeBackTarget(ctx context.Context) {
+	if s.target.side == nil || s.target.side.Monitor == nil || s.target.mute || s.target.side.ended() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.answerLimit())
+	defer cancel()
+	if err := s.target.side.Monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false}); err != nil {
+		s.logf("the target keeps a capability: %v", err)
+	}
 }

@@ -3,6 +3,7 @@ package flip
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"qlive/internal/qmp"
@@ -53,6 +54,9 @@ func ChooseWay(asked vmstate.Way) vmstate.Way {
 
 // switchOver stops the guest and moves its state; undone, the guest goes on in the source.
 func (h *Handoff) switchOver(ctx context.Context) error {
+	if err := errors.Join(h.may(vmstate.ActStopSource), h.may(vmstate.ActLoadTarget)); err != nil {
+		return err
+	}
 	return h.step(ctx, step{name: "switch", do: h.way.switchOver, undo: h.giveBack})
 }
 

@@ -174,7 +174,7 @@ func (w *deviceWay) openSaved(ctx context.Context) error {
 		return fmt.Errorf("cannot unlink the file for the devices: %w", err)
 	}
 	w.set = firstSet + int64(h.cfg.Number)
-	if _, err := h.cfg.Source.Monitor.AddFd(ctx, w.set, "", int(write.Fd())); err != nil {
+	if _, err := h.cfg.Source.Monitor.AddFd(ctx, w.set, channelName, int(write.Fd())); err != nil {
 		return fmt.Errorf("cannot give the source the file for its devices: %w", err)
 	}
 	return nil
@@ -333,6 +333,23 @@ func (w *deviceWay) release(ctx context.Context) error {
 		return nil
 	}
 	return w.h.cfg.Source.Monitor.RemoveFd(ctx, w.set)
+}
+
+// takeBackDevices is release for a handoff whose number nobody remembers: it takes away each set of descriptors that bears qlive's mark.
+func takeBackDevices(ctx context.Context, monitor *qmp.Client) error {
+	var sets []struct {
+		ID  int64 `json:"fdset-id"`
+		Fds []struct {
+			Opaque string `json:"opaque"`
+		} `json:"fds"`
+	}
+	err := monitor.Do(ctx, "query-fdsets", nil, &sets)
+	for _, set := range sets {
+		if len(set.Fds) > 0 && set.Fds[0].Opaque == channelName {
+			err = errors.Join(err, monitor.RemoveFd(ctx, set.ID))
+		}
+	}
+	return err
 }
 
 func (w *deviceWay) close() {

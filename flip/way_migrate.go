@@ -182,7 +182,10 @@ func (w *migrateWay) reason(ctx context.Context, err error) error {
 
 // settle waits until the source's migration has ended, as it does when its peer is dead, and cancels it if it does not.
 func (w *migrateWay) settle(ctx context.Context) error {
-	monitor := w.h.cfg.Source.Monitor
+	return settleMigration(ctx, w.h.cfg.Source.Monitor)
+}
+
+func settleMigration(ctx context.Context, monitor *qmp.Client) error {
 	deadline := time.Now().Add(5 * time.Second)
 	for asked := false; ; {
 		m, err := monitor.QueryMigrate(ctx)
@@ -211,7 +214,10 @@ func (w *migrateWay) settle(ctx context.Context) error {
 
 // release takes back the channel's name, if the source has not used it, and what a migration of somebody else's would not expect.
 func (w *migrateWay) release(ctx context.Context) error {
-	monitor := w.h.cfg.Source.Monitor
+	return takeBackMigration(ctx, w.h.cfg.Source.Monitor)
+}
+
+func takeBackMigration(ctx context.Context, monitor *qmp.Client) error {
 	_ = monitor.Closefd(ctx, channelName) // refused if it has been used
 	return monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false})
 }

@@ -36,13 +36,26 @@ const (
 	RunsUnknown  Runner = "unknown" // a person must decide
 )
 
+// Act is something that a handoff does to one of the two QEMUs on its way forward.
+type Act string
+
+// The acts. Each is done in the phases whose row has it, and in no other.
+const (
+	ActStartTarget Act = "start the target"
+	ActStopSource  Act = "stop the source" // or let QEMU stop it
+	ActLoadTarget  Act = "load the target"
+	ActRunTarget   Act = "run the target"
+	ActEndSource   Act = "end the source"
+)
+
 // PhaseInfo is a row of the table of phases.
 type PhaseInfo struct {
 	Phase Phase
 	Guest Runner
 	Does  string  // what happens in it
 	Undo  string  // how it is undone, empty where it cannot be
-	Next  []Phase // what may follow; none where it is an end
+	Acts  []Act   // what may be done in it, in this order, once its record is written
+	Next  []Phase // what may follow, the way forward first; none where it is an end
 }
 
 // Phases is the table that the handoff runs on: one row a phase. Before Committing every phase can be
@@ -50,24 +63,24 @@ type PhaseInfo struct {
 func Phases() []PhaseInfo {
 	return []PhaseInfo{
 		{Planned, RunsInSource, "probe the target binary, choose mode and way, build its command line, check", "forget",
-			[]Phase{Preparing, RolledBack, Aborted, Failed}},
+			nil, []Phase{Preparing, RolledBack, Aborted, Failed}},
 		{Preparing, RunsInSource, "start the target on the same RAM, verify it, send what is not shared, populate", "kill the target, wait for its death",
-			[]Phase{Prepared, RolledBack, Aborted, Failed}},
+			[]Act{ActStartTarget}, []Phase{Prepared, RolledBack, Aborted, Failed}},
 		{Prepared, RunsInSource, "wait for `continue` if the migration holds", "kill the target, wait for its death",
-			[]Phase{Switching, RolledBack, Aborted, Failed}},
+			nil, []Phase{Switching, RolledBack, Aborted, Failed}},
 		{Switching, RunsNowhere, "stop the source, move the device state, the target loads it", "kill the target, wait for its death, give the source its run state back",
-			[]Phase{Committing, RolledBack, Failed}},
+			[]Act{ActStopSource, ActLoadTarget}, []Phase{Committing, RolledBack, Failed}},
 		// RolledBack only when QEMU itself refuses to run the target, which proves that it never ran.
 		{Committing, RunsEither, "both sides have reported success: run the target", "only if the target refuses: kill it, wait for its death, run the source",
-			[]Phase{Committed, RolledBack, Failed}},
+			[]Act{ActRunTarget}, []Phase{Committed, RolledBack, Failed}},
 		{Committed, RunsInTarget, "the target's answer has been seen", "",
-			[]Phase{Draining}},
+			nil, []Phase{Draining, Failed}}, // Failed: the guest stood, and the target has died before the source was ended
 		{Draining, RunsInTarget, "end the source, wait for its death, release what it held", "",
-			[]Phase{Completed, Failed}},
-		{Completed, RunsInTarget, "the guest is in the target", "", nil},
-		{RolledBack, RunsInSource, "the guest is in the source, as it was", "", nil},
-		{Aborted, RunsInSource, "cancelled on request; the guest is in the source, as it was", "", nil},
-		{Failed, RunsUnknown, "neither: a person is needed", "", nil},
+			[]Act{ActEndSource}, []Phase{Completed, Failed}},
+		{Completed, RunsInTarget, "the guest is in the target", "", nil, nil},
+		{RolledBack, RunsInSource, "the guest is in the source, as it was", "", nil, nil},
+		{Aborted, RunsInSource, "cancelled on request; the guest is in the source, as it was", "", nil, nil},
+		{Failed, RunsUnknown, "neither: a person is needed", "", nil, nil},
 	}
 }
 
@@ -83,6 +96,9 @@ func (p Phase) Info() PhaseInfo {
 
 // CanBecome tells whether a handoff in phase p may go on to phase next.
 func (p Phase) CanBecome(next Phase) bool { return slices.Contains(p.Info().Next, next) }
+
+// May tells whether a handoff in phase p may do a.
+func (p Phase) May(a Act) bool { return slices.Contains(p.Info().Acts, a) }
 
 // Ended tells whether p is an end.
 func (p Phase) Ended() bool { return p.Info().Phase == p && len(p.Info().Next) == 0 }

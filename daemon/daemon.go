@@ -15,6 +15,7 @@ import (
 	"qlive/flip"
 	"qlive/fsview"
 	"qlive/internal/qemu"
+	"qlive/internal/systemd"
 	"qlive/restapi"
 	"qlive/vmstate"
 )
@@ -33,6 +34,9 @@ type Daemon struct {
 	metrics    *metrics
 	tree       *fsview.FS
 	lock       *os.File
+	systemd    *systemd.Service
+	custody    *custody
+	pulse      *pulse
 
 	tasks    sync.WaitGroup  // handoffs and watchers
 	requests sync.WaitGroup  // that begin them; none once closing is set
@@ -55,6 +59,8 @@ type Options struct {
 	MonitorLimit time.Duration
 	// ContLimit is how long a target may take to answer when it is told to run; 0 takes the default, 30 seconds.
 	ContLimit time.Duration
+	// Systemd is the service manager, nil for none. It is closed by who opened it, after the daemon.
+	Systemd *systemd.Service
 }
 
 // New makes a daemon; nothing is opened yet.
@@ -66,6 +72,8 @@ func New(cfg Config, opts Options) *Daemon {
 		machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
 	}
 	d.metrics = newMetrics(opts.Version, d.registry)
+	d.systemd, d.custody = opts.Systemd, newCustody(opts.Systemd, opts.Log)
+	d.pulse = newPulse(opts.Systemd, opts.Log, d.answer)
 	d.running, d.stop = context.WithCancelCause(context.Background())
 	return d
 }
@@ -86,8 +94,11 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if d.lock, err = lockDir(d.cfg.RunDir); err != nil {
 		return err
 	}
+	d.pulse.begin()
 	defer func() {
 		if err != nil {
+			d.pulse.close()
+			d.custody.closeAll()
 			d.lock.Close()
 		}
 	}()
@@ -96,6 +107,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	d.custody.settle(d.isThere)
 	d.tasks.Go(d.watchBinaries)
 	d.registry.putHealth(vmstate.Health{Ready: true})
 	return nil
@@ -174,17 +186,19 @@ func lockDir(dir string) (*os.File, error) {
 // Serve answers on the socket until ctx ends.
 func (d *Daemon) Serve(ctx context.Context) error {
 	gid := d.group()
-	l, err := restapi.Listen(d.cfg.Socket, gid)
+	l, err := d.listen(gid)
 	if err != nil {
 		return err
 	}
 	handler := restapi.New(d, restapi.Options{Version: d.registry.version, Logger: d.log, Access: restapi.LocalAccess{UID: uint32(os.Geteuid()), Group: gid}})
 	d.log.Info().Str("socket", d.cfg.Socket).Str("mount", d.cfg.Mount).Msg("daemon ready")
+	d.pulse.ready(ctx)
 	return restapi.Serve(ctx, l, handler)
 }
 
 // Close ends the daemon: handoffs that can still be undone are, the others finish; then the faces go. The guests run on.
 func (d *Daemon) Close(ctx context.Context) error {
+	d.pulse.stop()
 	d.mu.Lock()
 	d.closing = true
 	d.mu.Unlock()
@@ -198,6 +212,9 @@ func (d *Daemon) Close(ctx context.Context) error {
 		m.letGo()
 	}
 	d.tasks.Wait()
+	d.pulse.close()
+	_ = os.Remove(d.pulseFile()) // there is none without a manager
+	d.custody.closeAll()
 	d.hub.close()
 	var errs []error
 	if d.tree != nil {

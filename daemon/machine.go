@@ -232,6 +232,7 @@ func (m *machine) stopLocked(last string) {
 	}
 	m.value.Regions = nil
 	m.names.remove()
+	m.d.custody.release(m.spec.Name)
 	err := errors.Join(m.memory.Close(), g.side.Process.Release(), m.journal.Close())
 	if m.stray != nil {
 		err = errors.Join(err, m.stray.discard())
@@ -268,6 +269,8 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	if err := m.checkFirst(ctx, g); err != nil {
 		return err
 	}
+	m.d.custody.keep(m.spec.Name, m.memory)
+	defer undo(&err, func() error { m.d.custody.release(m.spec.Name); return nil })
 	if m.names, err = newPublicNames(m.spec.Dir, p.line.Names); err != nil {
 		return err
 	}

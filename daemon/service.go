@@ -121,6 +121,11 @@ func (d *Daemon) enter(what string) (leave func(), err error) {
 func (d *Daemon) reserve(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.failpoints != nil {
+		if err := d.failpoints.Hit(context.Background(), "daemon.reserve"); err != nil { // with the lock held: a daemon that is stuck
+			return err
+		}
+	}
 	if m, taken := d.machines[name]; taken {
 		e := vmstate.Errorf(vmstate.Conflict, "cannot start %s: there is a VM of that name", name)
 		e.VM = name

@@ -11,6 +11,7 @@ import (
 	"qlive/cmd/qlive/cli"
 	"qlive/daemon"
 	"qlive/internal/failpoint"
+	"qlive/internal/systemd"
 	"qlive/vmstate"
 )
 
@@ -43,7 +44,12 @@ func serve(ctx context.Context, flags cli.DaemonFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	d := daemon.New(cfg, daemon.Options{Version: version, Log: log, Failpoints: points})
+	manager, err := systemd.Open(systemd.Process())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, manager.Close()) }()
+	d := daemon.New(cfg, daemon.Options{Version: version, Log: log, Failpoints: points, Systemd: manager})
 	if err := d.Open(ctx); err != nil {
 		return err
 	}

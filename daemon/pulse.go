@@ -1,0 +1,186 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"qlive/internal/systemd"
+	"qlive/vmstate"
+)
+
+const (
+	slowestPulse = 10 * time.Second // between two looks at the daemon, where the manager wants no more
+	// extension is what the manager is asked for with each pulse of a start or an end that is not over.
+	extension = 30 * time.Second
+	// standLimit is how long a handoff may keep its guest standing beyond its max_pause_ms until the daemon counts as stuck. All that is waited
+	// for then has a limit of its own, and none is longer than half a minute.
+	standLimit = 2 * time.Minute
+)
+
+// stage is where in its life the daemon is.
+type stage int32
+
+const (
+	starting stage = iota
+	serving
+	stopping
+)
+
+// pulse tells the service manager that the daemon is well, for as long as it is: with each beat it has everybody answer that the
+// daemon cannot do without. Whoever is stuck keeps the pulse waiting, and the manager kills the daemon and starts it anew, which
+// is cheap: guests do not notice, and what hangs is decided by the new one.
+type pulse struct {
+	service *systemd.Service
+	log     zerolog.Logger
+	// answer returns once everybody has answered, and says what the daemon does; an error is why it is not well.
+	answer func() (string, error)
+	every  time.Duration
+
+	stage atomic.Int32
+	ended context.Context
+	end   context.CancelFunc
+	task  sync.WaitGroup
+}
+
+func newPulse(service *systemd.Service, log zerolog.Logger, answer func() (string, error)) *pulse {
+	p := &pulse{service: service, log: log, answer: answer, every: slowestPulse}
+	if limit := service.WatchdogInterval(); limit > 0 {
+		p.every = min(p.every, limit/3) // one may come late, or get lost
+	}
+	p.ended, p.end = context.WithCancel(context.Background())
+	return p
+}
+
+// begin starts the beating, if anybody listens.
+func (p *pulse) begin() {
+	if p.service.Notifies() {
+		p.task.Go(p.run)
+	}
+}
+
+func (p *pulse) run() {
+	tick := time.NewTicker(p.every)
+	defer tick.Stop()
+	for {
+		p.beat()
+		select {
+		case <-p.ended.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *pulse) beat() {
+	status, err := p.answer()
+	if err != nil {
+		p.log.Error().Err(err).Msg("daemon not well: the service manager is not told that it is")
+		p.tell(systemd.Status(err.Error()))
+		return
+	}
+	switch stage(p.stage.Load()) {
+	case starting:
+		p.tell(systemd.ExtendTimeout(extension), systemd.Status("starting: "+status))
+	case serving:
+		p.tell(systemd.Watchdog, systemd.Status(status))
+	case stopping:
+		p.tell(systemd.Watchdog, systemd.ExtendTimeout(extension), systemd.Status("stopping: "+status))
+	}
+}
+
+// ready says that the daemon answers requests, until ctx ends: then that it stops.
+func (p *pulse) ready(ctx context.Context) {
+	if !p.service.Notifies() {
+		return
+	}
+	p.task.Go(func() {
+		select {
+		case <-ctx.Done():
+			p.stop()
+		case <-p.ended.Done():
+		}
+	})
+	if p.stage.CompareAndSwap(int32(starting), int32(serving)) {
+		p.tell(systemd.Ready, systemd.Watchdog, systemd.Status("serving"))
+	}
+}
+
+// stop says that the end has begun, once. The beating goes on until close.
+func (p *pulse) stop() {
+	if stage(p.stage.Swap(int32(stopping))) != stopping {
+		p.tell(systemd.Stopping, systemd.ExtendTimeout(extension), systemd.Status("stopping"))
+	}
+}
+
+// close ends the beating: there is nothing left that could take long.
+func (p *pulse) close() {
+	p.end()
+	p.task.Wait()
+}
+
+func (p *pulse) tell(states ...systemd.State) {
+	if err := p.service.Notify(states...); err != nil {
+		p.log.Warn().Err(err).Msg("service manager not told")
+	}
+}
+
+// answer has everybody answer whom the daemon cannot do without: the table of VMs, the registry and the hub by giving their locks, the run
+// directory by taking a file, which the journals need too, and the handoffs by not keeping a guest standing longer than they may. It
+// returns what the daemon does. A run directory that refuses a file is no reason to start anew, since the next daemon would
+// have the same one; one that hangs is.
+//
+// A QEMU, a client and the tree's readers are not asked: none of them may make the daemon look ill.
+func (d *Daemon) answer() (string, error) {
+	d.all()
+	d.registry.answer()
+	now, handoffs := d.Snapshot(), 0
+	for _, m := range now.Migrations {
+		if m.Phase.Ended() {
+			continue
+		}
+		handoffs++
+		if err := overdue(m, time.Now()); err != nil {
+			return "", err
+		}
+	}
+	status := fmt.Sprintf("%d VMs, %d handoffs under way", len(now.VMs), handoffs)
+	if err := os.WriteFile(d.pulseFile(), []byte(time.Now().UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+		d.log.Warn().Err(err).Msg("run directory takes no file")
+		status += "; cannot write into the run directory: " + err.Error()
+	}
+	return status, nil
+}
+
+func (d *Daemon) pulseFile() string { return filepath.Join(d.cfg.RunDir, "pulse") }
+
+// overdue is why a handoff is stuck at some time, if it is.
+func overdue(m vmstate.Migration, now time.Time) error {
+	if m.Phase != vmstate.Switching && m.Phase != vmstate.Committing || len(m.Phases) == 0 {
+		return nil
+	}
+	limit := standLimit
+	if m.Spec != nil {
+		limit += time.Duration(m.Spec.MaxPauseMS) * time.Millisecond
+	}
+	if stood := now.Sub(m.Phases[len(m.Phases)-1].At); stood > limit {
+		e := vmstate.Errorf(vmstate.Internal, "cannot end %s of %s: it has kept %s standing for %s", m.Phase, m.ID, m.VM, stood.Round(time.Second)).
+			With("start the daemon anew, which decides what becomes of it")
+		e.VM, e.Migration = m.VM, m.ID
+		return e
+	}
+	return nil
+}
+
+// answer returns once the registry and its hub can be changed.
+func (r *registry) answer() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hub.seqAfter()
+}

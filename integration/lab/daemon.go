@@ -28,6 +28,7 @@ type Daemon struct {
 	args    []string
 	points  string
 	log     string // file of the daemon's stderr
+	prepare func(*exec.Cmd)
 
 	cmd   *exec.Cmd // nil before the first start
 	ended chan struct{}
@@ -40,6 +41,8 @@ type DaemonOptions struct {
 	Failpoints string // as package failpoint writes them; see SetFailpoints
 	NoTree     bool
 	Args       []string // more arguments of `qlive daemon`
+	// Prepare, if any, changes each command that starts the daemon, as a service manager would.
+	Prepare func(*exec.Cmd)
 }
 
 // BuildProgram builds the qlive binary that says it is of version, in a folder of the test.
@@ -58,7 +61,7 @@ func BuildProgram(t testing.TB, version string) string {
 func NewDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 	t.Helper()
 	l := newLab(t)
-	d := &Daemon{Lab: l, t: t, Program: opts.Program, points: opts.Failpoints, log: filepath.Join(l.Dir, "daemon.log")}
+	d := &Daemon{Lab: l, t: t, Program: opts.Program, points: opts.Failpoints, prepare: opts.Prepare, log: filepath.Join(l.Dir, "daemon.log")}
 	if d.Program == "" {
 		d.Program = BuildProgram(t, "test")
 	}
@@ -107,6 +110,9 @@ func (d *Daemon) Launch() {
 	})
 	if d.points != "" {
 		cmd.Env = append(cmd.Env, failpoint.Variable+"="+d.points)
+	}
+	if d.prepare != nil {
+		d.prepare(cmd)
 	}
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)

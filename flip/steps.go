@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qlive/internal/qmp"
+	"qlive/internal/scarcity"
 	"qlive/vmstate"
 )
 
@@ -109,5 +110,5 @@ func (h *Handoff) explain(ctx context.Context, name string, err error) error {
 		out.Remedy = "see the migration's trace and the logs of the two QEMUs"
 	}
 	out.VM, out.Migration = h.cfg.Migration.VM, h.cfg.Migration.ID
-	return &out
+	return scarcity.Explain(&out)
 }

@@ -24,14 +24,19 @@ type Config struct {
 	// AllowedBinaries are patterns (path.Match, absolute) of QEMUs that may be run. If empty, any that is root's and that nobody else can
 	// write; a pattern only narrows that.
 	AllowedBinaries []string `yaml:"allowed_binaries"`
-	LogLevel        string   `yaml:"log_level"`
+	// User is whom QEMUs run as, by name or number; as the daemon if empty. A guest that runs keeps the one it was started with.
+	User string `yaml:"user"`
+	// Cgroup is where the cgroup of each VM lies, relative to the mount point of cgroup v2: "auto" for qlive, or for a name made of run_dir if
+	// that has been moved; "none", or nothing, for no cgroups.
+	Cgroup   string `yaml:"cgroup"`
+	LogLevel string `yaml:"log_level"`
 }
 
 // DefaultConfig is what holds where nothing else is said.
 func DefaultConfig() Config {
 	return Config{
 		Socket: "/run/qlive/qlive.sock", Mount: "/mnt/qlive", RunDir: "/run/qlive", StateDir: "/var/lib/qlive",
-		Group: "qlive", LogLevel: "info",
+		Group: "qlive", Cgroup: "auto", LogLevel: "info",
 	}
 }
 
@@ -53,7 +58,7 @@ func LoadConfig(file string, getenv func(string) string) (Config, error) {
 		dec.KnownFields(true)
 		if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 			return c, vmstate.Errorf(vmstate.Invalid, "cannot read %s: %w", file, err).
-				With("the keys are socket, mount, run_dir, state_dir, group, allowed_binaries and log_level")
+				With("the keys are socket, mount, run_dir, state_dir, group, allowed_binaries, user, cgroup and log_level")
 		}
 	case optional && errors.Is(err, os.ErrNotExist):
 	default:
@@ -82,6 +87,10 @@ func (c Config) Check() error {
 			return vmstate.Errorf(vmstate.Invalid, "cannot use %q as %s: it is not an absolute path", path, key)
 		}
 	}
+	if c.Cgroup != "" && !filepath.IsLocal(c.Cgroup) {
+		return vmstate.Errorf(vmstate.Invalid, "cannot use %q as cgroup: it is no path below the mount point of cgroup v2", c.Cgroup).
+			With("write a relative path such as qlive, auto or none")
+	}
 	if len(c.Socket) > maxSocketPath {
 		return vmstate.Errorf(vmstate.Invalid, "cannot listen on %s: the path of a unix socket has at most %d bytes, this one %d", c.Socket, maxSocketPath, len(c.Socket))
 	}
@@ -101,6 +110,20 @@ func within(path, dir string) bool {
 
 // vmDir is where everything of a VM that lives as long as the host lies.
 func (c Config) vmDir(vm string) string { return filepath.Join(c.RunDir, "vms", vm) }
+
+// cgroup is the path below the mount point of cgroup v2, empty for none. Two daemons on one host have different ones unless they are told
+// otherwise.
+func (c Config) cgroup() string {
+	switch {
+	case c.Cgroup == "none":
+		return ""
+	case c.Cgroup != "auto":
+		return c.Cgroup
+	case c.RunDir == DefaultConfig().RunDir:
+		return "qlive"
+	}
+	return "qlive" + strings.ReplaceAll(filepath.Clean(c.RunDir), "/", "-")
+}
 
 // generationDir is the folder of one QEMU of a VM: every path that this QEMU makes is in it, because a QEMU removes its names when it
 // ends, and two of them run side by side.

@@ -37,6 +37,8 @@ type Daemon struct {
 	systemd    *systemd.Service
 	custody    *custody
 	pulse      *pulse
+	user       *qemu.User // of QEMUs
+	cgroups    cgroups
 
 	tasks    sync.WaitGroup  // handoffs and watchers
 	requests sync.WaitGroup  // that begin them; none once closing is set
@@ -67,7 +69,7 @@ type Options struct {
 func New(cfg Config, opts Options) *Daemon {
 	h := newHub()
 	d := &Daemon{
-		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h), prober: qemu.NewProber(),
+		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h),
 		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit), contLimit: opts.ContLimit,
 		machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
 	}
@@ -86,6 +88,10 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err := qemu.CheckPatterns(d.cfg.AllowedBinaries); err != nil {
 		return err
 	}
+	if d.user, err = qemu.LookUpUser(d.cfg.User); err != nil {
+		return err
+	}
+	d.prober = qemu.NewProber(d.user)
 	for _, dir := range []string{filepath.Join(d.cfg.RunDir, "vms"), d.cfg.StateDir, filepath.Dir(d.cfg.Socket)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return vmstate.Errorf(vmstate.Host, "cannot make %s: %w", dir, err)
@@ -102,6 +108,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 			d.lock.Close()
 		}
 	}()
+	d.openCgroups()
 	if d.cfg.Mount != "none" {
 		if err := d.mount(ctx); err != nil {
 			return err
@@ -221,7 +228,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 		errs = append(errs, d.tree.Close(ctx))
 	}
 	if d.lock != nil {
-		errs = append(errs, d.lock.Close())
+		errs = append(errs, d.cgroups.close(), d.lock.Close())
 	}
 	return errors.Join(errs...)
 }

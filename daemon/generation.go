@@ -37,6 +37,7 @@ type plan struct {
 	line   *cmdline.Line
 	dir    string
 	number int
+	score  int // oom_score_adj that it starts with
 }
 
 // planGeneration finds out what the binary is and writes the command line for it; nothing is started.
@@ -56,29 +57,29 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, numbe
 				m.spec.Name, binary.Path, info.Version).With("choose QEMU 5.0 or later")
 		}
 	}
-	p := &plan{binary: binary, info: info, number: number, dir: m.d.cfg.generationDir(m.spec.Name, number)}
-	p.line, err = cmdline.Rewrite(m.spec.Args, m.facts, cmdline.Placement{Dir: p.dir, Incoming: incoming, Version: info.Version})
+	p := &plan{binary: binary, info: info, number: number, dir: m.d.cfg.generationDir(m.spec.Name, number), score: m.place.score}
+	if incoming {
+		p.score = waitingScore
+	}
+	p.line, err = cmdline.Rewrite(m.spec.Args, m.facts, cmdline.Placement{
+		Dir: p.dir, Incoming: incoming, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
+	})
 	return p, err
 }
 
 // startGeneration runs a planned QEMU and meets its monitor. What is returned next to an error has been started and must be ended with
 // discard.
 func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, error) {
-	if err := p.binary.Unchanged(); err != nil {
-		return nil, err
-	}
 	if err := os.RemoveAll(p.dir); err != nil { // left by a generation that came to nothing
 		return nil, vmstate.Errorf(vmstate.Host, "cannot clear %s: %w", p.dir, err)
 	}
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot make the folder of the QEMU: %w", err)
-	}
-	if err := qemu.MakeConsoles(p.line); err != nil {
+	if err := qemu.MakePlaces(p.dir, p.line, m.place.user); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
-		Binary: p.binary.Path, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),
+		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),
+		User: m.place.user, Cgroup: m.place.folder(), OOMScoreAdj: p.score,
 	})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))

@@ -126,6 +126,9 @@ func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
 }
 
 func (r *run) start(ctx context.Context) (*flip.Side, error) {
+	if err := r.m.place.room(r.m.spec.Name, r.source.side.Process); err != nil {
+		return nil, err
+	}
 	g, err := r.m.startGeneration(ctx, r.planned)
 	r.target = g
 	if g == nil {
@@ -170,6 +173,9 @@ func (r *run) moveLocked() {
 	m.logs = append(m.logs, r.target.log())
 	if c := r.target.console(); c != "" {
 		m.consoles = append(m.consoles, c)
+	}
+	if err := r.target.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
+		m.log.Warn().Err(err).Msg("oom_score_adj not set")
 	}
 	if err := m.names.move(m.spec.Dir, r.target.line.Names); err != nil {
 		m.log.Warn().Err(err).Msg("public names not moved")

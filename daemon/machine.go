@@ -32,6 +32,7 @@ type machine struct {
 	spec   vmstate.VMSpec // Binary is that of the first generation
 	facts  cmdline.Facts
 	memory *memory.Set
+	place  place
 	// objects are the ids of the RAM blocks' memory backends, by the block's name.
 	objects map[string]string
 	// journal is that of the VM's handoffs; it outlives the daemon.
@@ -237,6 +238,7 @@ func (m *machine) stopLocked(last string) {
 	if m.stray != nil {
 		err = errors.Join(err, m.stray.discard())
 	}
+	err = errors.Join(err, m.place.remove())
 	m.stray, m.undecided = nil, false
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
@@ -259,6 +261,9 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 		return err
 	}
 	defer undo(&err, m.memory.Close)
+	if err := m.place.user.Own(m.memory.Files()); err != nil {
+		return err
+	}
 	g, err := m.startGeneration(ctx, p)
 	if g != nil {
 		defer undo(&err, g.discard)
@@ -329,7 +334,7 @@ func (m *machine) begin(g *generation) {
 	m.status = vmstate.Starting
 	m.value = vmstate.VM{
 		Name: m.spec.Name, StartedAt: time.Now().UTC(), Machine: m.facts.Machine.Name,
-		Warnings: append(slices.Clone(g.line.Warnings), m.memory.Warnings()...),
+		Warnings: slices.Concat(g.line.Warnings, m.memory.Warnings(), m.place.warnings()),
 	}
 	for _, r := range m.memory.Regions() {
 		v := r.Value().Reset(g.side.Process.PID())
@@ -421,8 +426,8 @@ func (m *machine) letGo() {
 		m.log.Warn().Int("pid", g.side.Process.PID()).Msg("guest left running")
 	}
 	if generations[0] != nil {
-		if err := m.journal.Close(); err != nil {
-			m.log.Warn().Err(err).Msg("journal not closed")
+		if err := errors.Join(m.journal.Close(), m.place.leave()); err != nil {
+			m.log.Warn().Err(err).Msg("not everything was let go of")
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"qlive/fsview"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
+	"qlive/internal/scarcity"
 	"qlive/restapi"
 	"qlive/vmstate"
 )
@@ -42,6 +43,9 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	if spec.Dir == "" {
 		spec.Dir = "/"
 	}
+	if err := scarcity.Descriptors("start "+spec.Name, descriptorsNeeded); err != nil {
+		return vmstate.VM{}, named(err, spec.Name)
+	}
 	binary, err := qemu.Admit(spec.Binary, d.cfg.AllowedBinaries)
 	if err != nil {
 		return vmstate.VM{}, named(err, spec.Name)
@@ -62,7 +66,7 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 		d.mu.Lock()
 		delete(d.machines, spec.Name)
 		d.mu.Unlock()
-		return vmstate.VM{}, named(err, spec.Name)
+		return vmstate.VM{}, named(scarcity.Explain(err), spec.Name)
 	}
 	d.mu.Lock()
 	d.machines[spec.Name] = m
@@ -80,6 +84,10 @@ func (d *Daemon) start(ctx context.Context, m *machine, binary *qemu.Binary) (er
 		return vmstate.Errorf(vmstate.Host, "cannot make the folder of %s: %w", m.spec.Name, err).With("make room in the run directory")
 	}
 	defer undo(&err, func() error { return os.RemoveAll(dir) })
+	if m.place, err = d.place(m.spec); err != nil {
+		return err
+	}
+	defer undo(&err, m.place.remove)
 	info, err := d.prober.Probe(ctx, binary)
 	if err != nil {
 		return err
@@ -238,6 +246,9 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 	}
 	if spec.MaxPauseMS == 0 {
 		spec.MaxPauseMS = vmstate.DefaultMaxPauseMS
+	}
+	if err := scarcity.Descriptors("hand "+spec.VM+" over", descriptorsNeeded); err != nil {
+		return vmstate.Migration{}, named(err, spec.VM)
 	}
 	binary, err := qemu.Admit(spec.Binary, d.cfg.AllowedBinaries)
 	if err != nil {

@@ -65,6 +65,8 @@ type VMSpec struct {
 	Memory MemorySpec `json:"memory,omitzero"`
 	// Dir is the working directory for relative paths in Args; the daemon's own if empty.
 	Dir string `json:"dir,omitempty" doc:"absolute path that relative paths in args start from"`
+	// Limits hold for all of the VM's QEMUs together.
+	Limits Limits `json:"limits,omitzero"`
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)

@@ -42,7 +42,7 @@ func binary(t *testing.T, e env.Env, version string) *qemu.Binary {
 
 func probe(t *testing.T, b *qemu.Binary) *qemu.Info {
 	t.Helper()
-	info, err := qemu.NewProber().Probe(t.Context(), b)
+	info, err := qemu.NewProber(nil).Probe(t.Context(), b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,13 +122,10 @@ func sideBySide(t *testing.T, b *qemu.Binary, info *qemu.Info, args []string, fa
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Mkdir(place.Dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
 		if generation == 0 {
 			files = makeRAM(t, line.Regions)
 		}
-		if err := qemu.MakeConsoles(line); err != nil {
+		if err := qemu.MakePlaces(place.Dir, line, nil); err != nil {
 			t.Fatal(err)
 		}
 		p := run(t, b, line.Argv(), files, dir, filepath.Join(place.Dir, "qemu.log"))
@@ -244,7 +241,7 @@ func makeRAM(t *testing.T, regions []cmdline.Region) []*os.File {
 
 func run(t *testing.T, b *qemu.Binary, args []string, files []*os.File, dir, log string) *qemu.Process {
 	t.Helper()
-	p, err := qemu.Start(qemu.Command{Binary: b.Path, Args: args, Dir: dir, Files: files, Log: log})
+	p, err := qemu.Start(qemu.Command{Binary: b, Args: args, Dir: dir, Files: files, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

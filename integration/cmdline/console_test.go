@@ -56,10 +56,7 @@ func count(t *testing.T, b *qemu.Binary, args []string, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "0"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := qemu.MakeConsoles(line); err != nil {
+	if err := qemu.MakePlaces(filepath.Join(dir, "0"), line, nil); err != nil {
 		t.Fatal(err)
 	}
 	p := run(t, b, line.Argv(), makeRAM(t, line.Regions), dir, filepath.Join(dir, "0", "qemu.log"))

@@ -1,7 +1,6 @@
 package cmdline_test
 
 import (
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -48,10 +47,7 @@ func TestSameHardware(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Mkdir(place.Dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := qemu.MakeConsoles(line); err != nil {
+			if err := qemu.MakePlaces(place.Dir, line, nil); err != nil {
 				t.Fatal(err)
 			}
 			ours := run(t, b, line.Argv(), makeRAM(t, line.Regions), dir, filepath.Join(place.Dir, "log"))

@@ -109,7 +109,7 @@ func (s *scene) belongings(t *testing.T) belongings {
 		}
 	}
 	dir := filepath.Join(s.Dir, "run")
-	logs := regexp.MustCompile(`/vms/vm1/g[0-9]+(/(qemu\.log|qmp\.log|process\.json|console\.(in|out)|qmp\.sock))?$`)
+	logs := regexp.MustCompile(`/vms/vm1/g[0-9]+(/(qemu\.log|qmp\.log|process\.json|console\.(in|out)|own(/qmp\.sock)?))?$`)
 	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && !logs.MatchString(path) {
 			b.Folder = append(b.Folder, strings.TrimPrefix(path, dir))
@@ -122,29 +122,21 @@ func (s *scene) belongings(t *testing.T) belongings {
 	return b
 }
 
-// A series of handoffs, successful and failed at every stage, leaves nothing: no descriptor, goroutine, process, mount, file or huge page.
+// A series of 200 handoffs, 50 of them failed at every stage, leaves nothing: no descriptor, goroutine, process, mount, file or huge page.
 func TestNothingLeaks(t *testing.T) {
+	const all, failures = 200, 50
 	s := newScene(t)
 	s.vm.HandOver(env.Newest, "") // what is made once, such as a connection's buffers, is made now
 	s.vm.HandOver(env.Installed, "")
 	before := s.belongings(t)
-	for i, way := range slices.Concat(vmstate.Ways(), vmstate.Ways()) {
-		s.vm.HandOver([]string{env.Newest, env.Installed}[i%2], way)
-	}
-	for _, point := range []string{"flip.plan.after", "flip.start-target.before", "flip.start-target.after", "flip.compare-blocks.after", "flip.send-ahead.after",
-		"flip.populate.before", "flip.hold.after", "flip.stop.after", "flip.load.before", "flip.load.after", "flip.switch.after", "flip.run-target.before"} {
-		for _, way := range vmstate.Ways() {
-			if way == vmstate.WayLive && point == "flip.stop.after" {
-				continue // QEMU itself stops the guest then
-			}
-			if err := s.points.Arm(point, "1*error(a fault that was made)"); err != nil {
-				t.Fatal(err)
-			}
-			if m := s.vm.Migrate(vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Backport), Way: way}); m.Phase != vmstate.RolledBack {
-				t.Fatalf("at %s, %s: %s, %+v", point, way, m.Phase, m.Error)
-			}
+	for i := range all - failures {
+		version := env.Installed // it starts the fastest
+		if i < 2*len(vmstate.Ways()) {
+			version = []string{env.Newest, env.Installed}[i%2]
 		}
+		s.vm.HandOver(version, vmstate.Ways()[i%len(vmstate.Ways())])
 	}
+	failed := s.failEverywhere(t) + s.failByTargets(t, failures)
 	for range 3 {
 		m := s.begin(t, vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Newest), Hold: true})
 		s.reach(t, m.ID, vmstate.Prepared)
@@ -152,6 +144,10 @@ func TestNothingLeaks(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.reach(t, m.ID, vmstate.Aborted)
+		failed++
+	}
+	if failed < failures {
+		t.Errorf("%d handoffs failed, wanted %d", failed, failures)
 	}
 	var diff string
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -162,8 +158,61 @@ func TestNothingLeaks(t *testing.T) {
 	if diff != "" {
 		t.Errorf("something is left (-before +after):\n%s", diff)
 	}
-	t.Logf("descriptors %d, of QEMU %d, goroutines %v", total(before.Daemon), total(before.QEMU), before.Goroutines)
+	t.Logf("%d failed; descriptors %d, of QEMU %d, goroutines %v", failed, total(before.Daemon), total(before.QEMU), before.Goroutines)
 	s.vm.CheckMemory()
+}
+
+// failEverywhere lets a handoff fail by each way at each stage, and tells how many have.
+func (s *scene) failEverywhere(t *testing.T) (failed int) {
+	t.Helper()
+	for _, point := range []string{"flip.plan.after", "flip.start-target.before", "flip.start-target.after", "flip.compare-blocks.after", "flip.send-ahead.after",
+		"flip.populate.before", "flip.hold.after", "flip.stop.after", "flip.load.before", "flip.load.after", "flip.switch.after", "flip.run-target.before"} {
+		for _, way := range vmstate.Ways() {
+			if way == vmstate.WayLive && point == "flip.stop.after" {
+				continue // QEMU itself stops the guest then
+			}
+			if err := s.points.Arm(point, "1*error(a fault that was made)"); err != nil {
+				t.Fatal(err)
+			}
+			if m := s.vm.Migrate(vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Installed), Way: way}); m.Phase != vmstate.RolledBack {
+				t.Fatalf("at %s, %s: %s, %+v", point, way, m.Phase, m.Error)
+			}
+			failed++
+		}
+	}
+	return failed
+}
+
+// failByTargets lets at least n handoffs fail because of what their targets do, and tells how many have.
+func (s *scene) failByTargets(t *testing.T, n int) (failed int) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "qlive-targets-") // every folder on the way must be root's
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	qemu := s.Env.QEMU(env.Installed)
+	targets := map[string]string{
+		"ends":     "exit 1",
+		"no RAM":   `case "$*" in *"-incoming defer"*) ulimit -v 400000 ;; esac; exec ` + qemu + ` "$@"`,
+		"a child":  `case "$*" in *"-incoming defer"*) sleep 1000 & ;; esac; ` + qemu + ` "$@"`,
+		"no files": `case "$*" in *"-incoming defer"*) ulimit -n 6 ;; esac; exec ` + qemu + ` "$@"`,
+	}
+	for name, text := range targets {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for failed = 0; failed < n/4; {
+		for name := range targets {
+			m := s.vm.Migrate(vmstate.MigrationSpec{Binary: filepath.Join(dir, name)})
+			if m.Phase != vmstate.RolledBack {
+				t.Fatalf("%s: %s, %+v", name, m.Phase, m.Error)
+			}
+			failed++
+		}
+	}
+	return failed
 }
 
 func total(count map[string]int) (n int) {

@@ -50,6 +50,8 @@ type Options struct {
 	Allowed      []string
 	MonitorLimit time.Duration // as the daemon's
 	ContLimit    time.Duration // as the daemon's
+	// Configure changes the daemon's configuration; nil changes nothing.
+	Configure func(*daemon.Config)
 }
 
 // newLab is a lab without a daemon.
@@ -80,6 +82,9 @@ func New(t testing.TB, opts Options) *Lab {
 	}
 	if opts.NoTree {
 		cfg.Mount = "none"
+	}
+	if opts.Configure != nil {
+		opts.Configure(&cfg)
 	}
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 	if testing.Verbose() {

@@ -1,14 +1,13 @@
 package qemu
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"qlive/vmstate"
 )
@@ -21,9 +20,9 @@ type FileID struct {
 	MtimeNS   int64  `json:"mtime_ns"`
 }
 
-// Binary is a program that may run.
+// Binary is a program that may run. It holds nothing open.
 type Binary struct {
-	Path   string // as it was asked for; what is executed
+	Path   string // as it was asked for, and the name that the program is run under
 	Real   string // with its symbolic links followed
 	ID     FileID
 	Script bool // its interpreter is another file, which is admitted too
@@ -31,11 +30,11 @@ type Binary struct {
 
 // Identify tells which file is at path now, symbolic links followed.
 func Identify(path string) (FileID, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return FileID{}, vmstate.Errorf(vmstate.NotFound, "cannot look at %s: %w", path, cause(err)).With("name a file that exists")
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return FileID{}, vmstate.Errorf(vmstate.NotFound, "cannot look at %s: %w", path, err).With("name a file that exists")
 	}
-	return fileID(info), nil
+	return fileID(&st), nil
 }
 
 // Unchanged is an error if the file at b's path is no longer the one that was admitted.
@@ -45,9 +44,27 @@ func (b *Binary) Unchanged() error {
 		return err
 	}
 	if id != b.ID {
-		return vmstate.Errorf(vmstate.Conflict, "cannot run %s: the file has been replaced since it was checked", b.Path).With("try again")
+		return b.replaced()
 	}
 	return nil
+}
+
+func (b *Binary) replaced() error {
+	return vmstate.Errorf(vmstate.Conflict, "cannot run %s: the file has been replaced since it was checked", b.Path).With("try again")
+}
+
+// open admits b once more, and gives the very file that was checked: it is executed by this descriptor (O_PATH), so that nothing that
+// happens to the path meanwhile can put another one in its place.
+func (b *Binary) open() (*os.File, error) {
+	now, f, err := admit(b.Path, 0)
+	if err != nil {
+		return nil, err
+	}
+	if now.ID != b.ID {
+		_ = f.Close() // nothing was written to it
+		return nil, b.replaced()
+	}
+	return f, nil
 }
 
 // CheckPatterns is an error if one of the patterns of allowed_binaries is none.
@@ -81,129 +98,74 @@ func Admit(path string, patterns []string) (*Binary, error) {
 		return nil, vmstate.Errorf(vmstate.Denied, "cannot run %s: allowed_binaries does not admit it", path).
 			With("add it to allowed_binaries in the configuration, or choose one of " + strings.Join(patterns, ", "))
 	}
-	return admit(path, 0)
-}
-
-func admit(path string, depth int) (*Binary, error) {
-	const deepest = 4 // as the kernel has it for interpreters of interpreters
-	if depth > deepest {
-		return nil, denied(path, "its interpreter has an interpreter, and so on", "name a program")
-	}
-	real, err := trusted(path)
+	b, f, err := admit(path, 0)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(real, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	_ = f.Close() // nothing was written to it
+	return b, nil
+}
+
+// admit also gives the file that it has judged.
+func admit(path string, depth int) (*Binary, *os.File, error) {
+	const deepest = 4 // as the kernel has it for interpreters of interpreters
+	if depth > deepest {
+		return nil, nil, denied(path, "its interpreter has an interpreter, and so on", "name a program")
+	}
+	found, err := follow(path)
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot open %s: %w", path, cause(err))
+		return nil, nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	b := &Binary{Path: path, Real: found.path, ID: fileID(&found.stat)}
+	f := os.NewFile(uintptr(found.fd), b.Real)
+	if found.stat.Mode&unix.S_IFMT != unix.S_IFREG || found.stat.Mode&0o111 == 0 {
+		err = denied(path, "it is no executable file", "name a QEMU binary")
+	} else {
+		err = b.judge(f, depth)
+	}
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot look at %s: %w", path, cause(err))
+		_ = f.Close() // nothing was written to it
+		return nil, nil, err
 	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-		return nil, denied(path, "it is no executable file", "name a QEMU binary")
+	return b, f, nil
+}
+
+// judge reads how the file begins and, if it is a script, admits its interpreter.
+func (b *Binary) judge(f *os.File, depth int) error {
+	// The descriptor serves to name the file, not to read it.
+	readable, err := os.Open(byDescriptor(f.Fd()))
+	if err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot open %s: %w", b.Path, cause(err))
 	}
+	defer readable.Close()
 	head := make([]byte, 256)
-	n, _ := f.ReadAt(head, 0) // an empty file is no script
-	b := &Binary{Path: path, Real: real, ID: fileID(info)}
+	n, _ := readable.ReadAt(head, 0) // an empty file is no script
 	interpreter, isScript := strings.CutPrefix(string(head[:n]), "#!")
 	if !isScript {
-		return b, nil
+		return nil
 	}
 	b.Script = true
 	line, _, _ := strings.Cut(interpreter, "\n")
 	words := strings.Fields(line)
 	if len(words) == 0 || !filepath.IsAbs(words[0]) || filepath.Base(words[0]) == "env" {
-		return nil, denied(path, "it is a script that does not name its interpreter's path", "begin it with a line such as #!/bin/sh")
+		return denied(b.Path, "it is a script that does not name its interpreter's path", "begin it with a line such as #!/bin/sh")
 	}
-	if _, err := admit(filepath.Clean(words[0]), depth+1); err != nil {
-		p := vmstate.ProblemOf(err)
-		return nil, &vmstate.Error{Kind: p.Kind(), Detail: "cannot run " + path + ", because of its interpreter: " + p.Detail, Remedy: p.Remedy, Err: err}
-	}
-	return b, nil
-}
-
-// trusted follows path element by element and gives the file it leads to; each element must be safe.
-func trusted(path string) (string, error) {
-	const mostLinks = 40
-	links, done := 0, "/"
-	if err := safe(path, done); err != nil {
-		return "", err
-	}
-	todo := strings.Split(strings.Trim(path, "/"), "/")
-	for len(todo) > 0 {
-		name := todo[0]
-		todo = todo[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			done = filepath.Dir(done)
-			continue
-		}
-		next := filepath.Join(done, name)
-		if err := safe(path, next); err != nil {
-			return "", err
-		}
-		target, err := os.Readlink(next)
-		if err != nil {
-			done = next
-			continue
-		}
-		if links++; links > mostLinks {
-			return "", denied(path, "its symbolic links lead in a circle", "name the file itself")
-		}
-		if filepath.IsAbs(target) {
-			done = "/"
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	return done, nil
-}
-
-// safe is an error if somebody else than root or this user can change what at is; path is what was asked for.
-func safe(path, at string) error {
-	info, err := os.Lstat(at)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return vmstate.Errorf(vmstate.NotFound, "cannot run %s: %s does not exist", path, at).With("name a QEMU that is installed")
-	}
+	_, program, err := admit(words[0], depth+1)
 	if err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot look at %s: %w", at, cause(err))
+		p := vmstate.ProblemOf(err)
+		return &vmstate.Error{Kind: p.Kind(), Detail: "cannot run " + b.Path + ", because of its interpreter: " + p.Detail, Remedy: p.Remedy, Err: err}
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return vmstate.Errorf(vmstate.Internal, "cannot tell the owner of %s", at)
-	}
-	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return denied(path, fmt.Sprintf("%s belongs to the user %d", at, st.Uid), "chown root "+at)
-	}
-	if info.Mode()&fs.ModeSymlink != 0 || info.IsDir() && info.Mode()&fs.ModeSticky != 0 {
-		return nil // a link's own mode means nothing; in a sticky folder only an entry's owner can change it
-	}
-	if mode := info.Mode().Perm(); mode&0o002 != 0 || mode&0o020 != 0 && st.Gid != 0 {
-		return denied(path, fmt.Sprintf("others can write %s (mode %04o)", at, mode), "chmod go-w "+at)
-	}
+	_ = program.Close() // nothing was written to it
 	return nil
 }
+
+// byDescriptor is the path by which the process that has descriptor fd reaches its file, whatever becomes of the file's own path.
+func byDescriptor(fd uintptr) string { return "/proc/self/fd/" + strconv.FormatUint(uint64(fd), 10) }
 
 func denied(path, why, remedy string) error {
 	return vmstate.Errorf(vmstate.Denied, "cannot run %s: %s", path, why).With(remedy)
 }
 
-func fileID(info fs.FileInfo) FileID {
-	id := FileID{SizeBytes: info.Size(), MtimeNS: info.ModTime().UnixNano()}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.Dev, id.Inode = st.Dev, st.Ino
-	}
-	return id
-}
-
-// cause is err without the path that a message names already.
-func cause(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	return err
+func fileID(st *unix.Stat_t) FileID {
+	return FileID{Dev: st.Dev, Inode: st.Ino, SizeBytes: st.Size, MtimeNS: st.Mtim.Nano()}
 }

@@ -42,6 +42,7 @@ func (i *Info) Can(capability string) bool { return slices.Contains(i.Capabiliti
 // it remembers them for a minute: the program that it runs may be replaced behind it.
 type Prober struct {
 	timeout time.Duration
+	user    *User // whom the binaries are asked as
 	turn    chan struct{}
 	mu      sync.Mutex
 	known   map[FileID]answer
@@ -57,14 +58,17 @@ const (
 	scriptTime = time.Minute
 )
 
-// NewProber makes a Prober that knows nothing yet.
-func NewProber() *Prober {
-	return &Prober{timeout: probeTime, turn: make(chan struct{}, 1), known: map[FileID]answer{}}
+// NewProber makes a Prober that knows nothing yet. It runs binaries as u, or as this process does if that is nil.
+func NewProber(u *User) *Prober {
+	return &Prober{timeout: probeTime, user: u, turn: make(chan struct{}, 1), known: map[FileID]answer{}}
 }
 
 // Probe starts b without a guest, asks it over QMP, and ends it. It takes a few tenths of a second, 15 seconds at the most.
 // Errors: NotFound, QEMU (it is no QEMU, or it ended; Words quote it), Timeout, or the context's.
 func (p *Prober) Probe(ctx context.Context, b *Binary) (*Info, error) {
+	if info := p.remembered(b); info != nil { // without waiting for another that is slow
+		return info, nil
+	}
 	select {
 	case p.turn <- struct{}{}:
 		defer func() { <-p.turn }()
@@ -74,10 +78,7 @@ func (p *Prober) Probe(ctx context.Context, b *Binary) (*Info, error) {
 	if info := p.remembered(b); info != nil {
 		return info, nil
 	}
-	if err := b.Unchanged(); err != nil {
-		return nil, err
-	}
-	info, err := probe(ctx, b.Path, p.timeout)
+	info, err := probe(ctx, b, p.user, p.timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +101,8 @@ func (p *Prober) remembered(b *Binary) *Info {
 }
 
 // probe talks to the binary over a socket pair, so that there is no path to clean up.
-func probe(ctx context.Context, path string, timeout time.Duration) (*Info, error) {
+func probe(ctx context.Context, b *Binary, u *User, timeout time.Duration) (*Info, error) {
+	path := b.Path
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	ours, theirs, err := socketPair()
@@ -114,7 +116,7 @@ func probe(ctx context.Context, path string, timeout time.Duration) (*Info, erro
 	}
 	defer log.Close()
 	process, err := start(Command{
-		Binary: path, Dir: "/", Files: []*os.File{theirs},
+		Binary: b, Dir: "/", Files: []*os.File{theirs}, User: u,
 		Args: []string{
 			"-machine", "none,accel=tcg:kvm", "-nodefaults", "-no-user-config", "-S", "-display", "none",
 			"-chardev", "socket,id=probe,fd=3", "-mon", "chardev=probe,mode=control",
@@ -127,7 +129,7 @@ func probe(ctx context.Context, path string, timeout time.Duration) (*Info, erro
 	info, err := ask(ctx, path, ours, process)
 	err = errors.Join(err, closeErr)
 	if err != nil {
-		err = explain(ctx, path, timeout, process, log, err)
+		err = explain(ctx, b, timeout, process, log, err)
 	}
 	killErr := process.Kill()
 	<-process.Done()
@@ -167,8 +169,12 @@ func ask(ctx context.Context, path string, conn *net.UnixConn, process *Process)
 }
 
 // explain says why a binary did not answer: it ended, it was too slow, or it spoke something else.
-func explain(ctx context.Context, path string, timeout time.Duration, process *Process, log *os.File, err error) error {
+func explain(ctx context.Context, b *Binary, timeout time.Duration, process *Process, log *os.File, err error) error {
+	path := b.Path
 	e := &vmstate.Error{Kind: vmstate.QEMU, Err: err, Remedy: "name a qemu-system binary, and try it by hand: " + path + " -version"}
+	if b.Script {
+		e.Remedy += "; a script finds its own folder with dirname \"$(readlink -f \"$0\")\", not with dirname \"$0\""
+	}
 	// A binary that ends closes its socket a moment before its end can be seen.
 	const grace = 200 * time.Millisecond
 	settle := time.NewTimer(grace)

@@ -54,7 +54,7 @@ func TestProbeFailures(t *testing.T) {
 		"talks on stdout":   {"echo hello; exec sleep 1000", vmstate.Timeout, "has not answered within", "hello"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			prober := qemu.NewProber()
+			prober := qemu.NewProber(nil)
 			if tt.kind == vmstate.Timeout {
 				prober.SetTimeout(300 * time.Millisecond)
 			}
@@ -75,7 +75,7 @@ func TestProbeIsCancelled(t *testing.T) {
 	why := errors.New("somebody does not want to know")
 	timer := time.AfterFunc(200*time.Millisecond, func() { cancel(why) })
 	defer timer.Stop()
-	prober := qemu.NewProber()
+	prober := qemu.NewProber(nil)
 	if _, err := prober.Probe(ctx, script(t, "exec sleep 1000")); !errors.Is(err, why) {
 		t.Errorf("%v", err)
 	}
@@ -87,7 +87,7 @@ func TestProbeIsCancelled(t *testing.T) {
 // TestProbe asks the QEMU that Debian installs.
 func TestProbe(t *testing.T) {
 	const path = "/usr/bin/qemu-system-x86_64"
-	prober := qemu.NewProber()
+	prober := qemu.NewProber(nil)
 	info, err := prober.Probe(t.Context(), admit(t, path))
 	if err != nil {
 		t.Fatal(err)

@@ -3,9 +3,9 @@ package qemu
 import (
 	"errors"
 	"fmt"
-	"math"
+	"io/fs"
 	"os"
-	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,18 +15,6 @@ import (
 	"qlive/internal/proc"
 	"qlive/vmstate"
 )
-
-// Command says what to run.
-type Command struct {
-	Binary string   // absolute path
-	Args   []string // what follows the binary's name
-	Dir    string   // working directory; this process' own if empty
-	Env    []string // nil: this process' own without what belongs to a daemon
-	// Files are the descriptors 3, 4, … of the process. They stay the caller's.
-	Files []*os.File
-	// Log is a file for stdout and stderr, made if it does not exist and else appended to.
-	Log string
-}
 
 // Identity names a process for good; a number alone is used again.
 type Identity struct {
@@ -58,7 +46,7 @@ func (e Exit) String() string {
 type Process struct {
 	id   Identity
 	log  string
-	cmd  *exec.Cmd // nil if it is not our child
+	ours *os.Process // nil if it is not our child
 	pfd  *os.File
 	done chan struct{} // closed once the process has ended and exit is set
 	gone chan struct{} // closed when the watching goroutine has ended
@@ -66,115 +54,6 @@ type Process struct {
 	mu       sync.Mutex
 	exit     Exit
 	released bool
-}
-
-// Start runs c. The process leads a session of its own and outlives this one. Errors are of Kind Host, or QEMU if the
-// file cannot be executed.
-func Start(c Command) (*Process, error) {
-	log, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot open QEMU's log %s: %w", c.Log, cause(err))
-	}
-	defer log.Close()
-	p, err := start(c, log)
-	if err != nil {
-		return nil, err
-	}
-	p.log = c.Log
-	return p, nil
-}
-
-func start(c Command, log *os.File) (*Process, error) {
-	if err := keepOurs(); err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot keep descriptors from %s: %w", c.Binary, err)
-	}
-	pidfd := -1
-	cmd := &exec.Cmd{
-		Path: c.Binary, Args: append([]string{c.Binary}, c.Args...), Dir: c.Dir, Env: c.Env, ExtraFiles: c.Files,
-		Stdout: log, Stderr: log,
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
-	}
-	if cmd.Env == nil {
-		cmd.Env = environment(os.Environ())
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, startError(c, err)
-	}
-	p, err := hold(cmd, pidfd)
-	if err != nil {
-		// Our own child, not waited for yet: the number is still its.
-		err = errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
-		return nil, vmstate.Errorf(vmstate.Host, "cannot watch the process of %s: %w", c.Binary, err)
-	}
-	return p, nil
-}
-
-// keepOurs keeps descriptors that this process itself has inherited, from a shell or a service manager, out of the processes
-// that it starts: they could be one end of anything. What Go opens is kept out anyhow.
-func keepOurs() error {
-	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		return nil // before Linux 5.11
-	}
-	return err
-}
-
-// hold makes a Process of a child that has just been started.
-func hold(cmd *exec.Cmd, pidfd int) (*Process, error) {
-	if pidfd < 0 {
-		return nil, errors.New("the kernel gives no pidfd; Linux 5.4 or later is needed")
-	}
-	stat, err := proc.ReadStat(cmd.Process.Pid)
-	if err != nil {
-		return nil, errors.Join(err, unix.Close(pidfd))
-	}
-	return watch(Identity{PID: cmd.Process.Pid, Start: stat.Start}, cmd, pidfd)
-}
-
-// ignoreExit takes away the error that only tells how a process ended.
-func ignoreExit(err error) error {
-	if _, ok := errors.AsType[*exec.ExitError](err); ok {
-		return nil
-	}
-	return err
-}
-
-// startError tells a binary that cannot run from a host that refuses.
-func startError(c Command, err error) error {
-	why := cause(err)
-	switch {
-	case c.Dir != "" && !isDir(c.Dir):
-		return vmstate.Errorf(vmstate.Invalid, "cannot run %s in %s: there is no such folder", c.Binary, c.Dir).With("name a folder that exists")
-	case errors.Is(err, unix.ENOENT):
-		return vmstate.Errorf(vmstate.NotFound, "cannot run %s: the file or its interpreter does not exist", c.Binary).With("name a QEMU that is installed")
-	case errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EACCES), errors.Is(err, unix.EISDIR):
-		return vmstate.Errorf(vmstate.QEMU, "cannot run %s: %w", c.Binary, why).With("name a QEMU binary")
-	case errors.Is(err, unix.E2BIG):
-		return vmstate.Errorf(vmstate.Invalid, "cannot run %s: %w", c.Binary, why).With("use fewer arguments")
-	}
-	return vmstate.Errorf(vmstate.Host, "cannot run %s: %w", c.Binary, why)
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
-}
-
-// environment is env without the variables by which systemd speaks to this process alone.
-func environment(env []string) []string {
-	kept := make([]string, 0, len(env))
-	for _, v := range env {
-		name, _, _ := strings.Cut(v, "=")
-		switch name {
-		case "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "INVOCATION_ID",
-			"JOURNAL_STREAM", "FDSTORE", "MANAGERPID", "SYSTEMD_EXEC_PID":
-			continue
-		}
-		if !strings.HasPrefix(name, "QLIVE_") {
-			kept = append(kept, v)
-		}
-	}
-	return kept
 }
 
 // Attach takes hold of a process that runs already; log is the file of its output, or empty. If it is gone, or another process has
@@ -208,12 +87,12 @@ func Attach(id Identity, log string) (*Process, error) {
 }
 
 // watch takes over the pidfd and starts to wait for the end of its process.
-func watch(id Identity, cmd *exec.Cmd, pidfd int) (*Process, error) {
+func watch(id Identity, ours *os.Process, pidfd int) (*Process, error) {
 	// Without O_NONBLOCK the runtime would not wait for it with its poller, and Release could not end the wait.
 	if err := unix.SetNonblock(pidfd, true); err != nil {
 		return nil, errors.Join(err, unix.Close(pidfd))
 	}
-	p := &Process{id: id, cmd: cmd, pfd: os.NewFile(uintptr(pidfd), "pidfd"), done: make(chan struct{}), gone: make(chan struct{})}
+	p := &Process{id: id, ours: ours, pfd: os.NewFile(uintptr(pidfd), "pidfd"), done: make(chan struct{}), gone: make(chan struct{})}
 	raw, err := p.pfd.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, p.pfd.Close())
@@ -229,23 +108,31 @@ func (p *Process) wait(raw syscall.RawConn) {
 		return // released
 	}
 	var e Exit
-	if p.cmd != nil {
+	if p.ours != nil {
 		// What it has started and left behind holds guest RAM and goes with it: its session is its own, and until it is buried, on
 		// the next line, nobody else can have its number.
 		_ = unix.Kill(-p.id.PID, unix.SIGKILL)
-		// The error repeats the status that is read below.
-		_ = p.cmd.Wait()
-		if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
-			e = Exit{Known: true, Code: ws.ExitStatus()}
-			if ws.Signaled() {
-				e = Exit{Known: true, Signal: ws.Signal()}
-			}
+		if state, err := p.ours.Wait(); err == nil {
+			e = exitOf(state)
 		}
 	}
 	p.mu.Lock()
 	p.exit = e
 	p.mu.Unlock()
 	close(p.done)
+}
+
+// exitOf reads how a child has ended.
+func exitOf(state *os.ProcessState) Exit {
+	ws, ok := state.Sys().(syscall.WaitStatus)
+	switch {
+	case !ok:
+		return Exit{}
+	case ws.Signaled():
+		return Exit{Known: true, Signal: ws.Signal()}
+	default:
+		return Exit{Known: true, Code: ws.ExitStatus()}
+	}
 }
 
 // ended asks without waiting whether the process behind a pidfd has ended.
@@ -279,6 +166,15 @@ func (p *Process) Exited() (Exit, bool) {
 	}
 }
 
+// over asks the kernel whether the process has ended, of which Done may not tell yet. A released one counts as ended.
+func (p *Process) over() bool {
+	over := true
+	if raw, err := p.pfd.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { over = ended(int(fd)) }) // it fails after Release
+	}
+	return over
+}
+
 // Kill ends the process at once; it does not wait for its end. One that has ended already is no error.
 func (p *Process) Kill() error { return p.Signal(unix.SIGKILL) }
 
@@ -296,6 +192,23 @@ func (p *Process) Signal(sig unix.Signal) error {
 		return vmstate.Errorf(vmstate.Host, "cannot send signal %d to the process %d: %w", int(sig), p.id.PID, err)
 	}
 	return nil
+}
+
+// SetOOMScoreAdj tells the kernel how willingly to kill the process when memory runs out: 1000 is first of all, -1000 never
+// (proc_pid_oom_score_adj(5)). One that has ended is no error.
+func (p *Process) SetOOMScoreAdj(score int) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.id.PID), os.O_WRONLY, 0)
+	if err == nil {
+		// What was opened belongs to whoever had the number then: to ours, if that has not ended by now.
+		if !p.over() {
+			_, err = f.WriteString(strconv.Itoa(score))
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil || p.over() {
+		return nil
+	}
+	return vmstate.Errorf(vmstate.Host, "cannot set oom_score_adj of the process %d to %d: %w", p.id.PID, score, cause(err))
 }
 
 // Release lets go of the process without ending it, and waits for the goroutine that watches it. Done is not closed by it. After it
@@ -351,4 +264,12 @@ func (p *Process) Ended(what string) *vmstate.Error {
 	e := vmstate.Errorf(vmstate.QEMU, "cannot %s: QEMU (process %d) %s", what, p.id.PID, exit)
 	e.Words = p.Tail(Words)
 	return e
+}
+
+// cause is err without the path that a message names already.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
 }

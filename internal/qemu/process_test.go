@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ import (
 // sh runs a line of shell as a Process, which the test ends if it has not ended by itself.
 func sh(t *testing.T, line string, files ...*os.File) *qemu.Process {
 	t.Helper()
-	p, err := qemu.Start(qemu.Command{Binary: "/bin/sh", Args: []string{"-c", line}, Files: files, Log: filepath.Join(t.TempDir(), "log")})
+	p, err := qemu.Start(qemu.Command{Binary: admit(t, "/bin/sh"), Args: []string{"-c", line}, Files: files, Log: filepath.Join(t.TempDir(), "log")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,23 +176,42 @@ func TestFreeOfUs(t *testing.T) {
 func TestStartErrors(t *testing.T) {
 	dir := folder(t, 0o755)
 	log := filepath.Join(dir, "log")
+	sh := admit(t, "/bin/sh")
+	replaced := admit(t, write(t, dir+"/r", "#!/bin/sh\n", 0o755))
+	write(t, dir+"/r", "#!/bin/sh\nexit 1\n", 0o755)
 	for name, tt := range map[string]struct {
 		c    qemu.Command
 		kind vmstate.Kind
 	}{
-		"no file":        {qemu.Command{Binary: dir + "/nothing", Log: log}, vmstate.NotFound},
-		"no interpreter": {qemu.Command{Binary: write(t, dir+"/s", "#!/nothing\n", 0o755), Log: log}, vmstate.NotFound},
-		"no program":     {qemu.Command{Binary: write(t, dir+"/p", "\x00\x01", 0o755), Log: log}, vmstate.QEMU},
-		"not executable": {qemu.Command{Binary: write(t, dir+"/n", "", 0o644), Log: log}, vmstate.QEMU},
-		"no folder":      {qemu.Command{Binary: "/bin/sh", Dir: dir + "/nothing", Log: log}, vmstate.Invalid},
-		"no log":         {qemu.Command{Binary: "/bin/sh", Log: dir + "/nothing/log"}, vmstate.Host},
-		"too much":       {qemu.Command{Binary: "/bin/sh", Args: []string{strings.Repeat("x", 1<<20)}, Log: log}, vmstate.Invalid},
+		"no file":        {qemu.Command{Binary: &qemu.Binary{Path: dir + "/nothing"}, Log: log}, vmstate.NotFound},
+		"no interpreter": {qemu.Command{Binary: &qemu.Binary{Path: write(t, dir+"/s", "#!/nothing\n", 0o755)}, Log: log}, vmstate.NotFound},
+		"no program":     {qemu.Command{Binary: admit(t, write(t, dir+"/p", "\x00\x01", 0o755)), Log: log}, vmstate.QEMU},
+		"no loader":      {qemu.Command{Binary: admit(t, elf(t, dir+"/e", "/nothing")), Log: log}, vmstate.NotFound},
+		"not executable": {qemu.Command{Binary: &qemu.Binary{Path: write(t, dir+"/n", "", 0o644)}, Log: log}, vmstate.Denied},
+		"replaced":       {qemu.Command{Binary: replaced, Log: log}, vmstate.Conflict},
+		"no folder":      {qemu.Command{Binary: sh, Dir: dir + "/nothing", Log: log}, vmstate.Invalid},
+		"no log":         {qemu.Command{Binary: sh, Log: dir + "/nothing/log"}, vmstate.Host},
+		"too much":       {qemu.Command{Binary: sh, Args: []string{strings.Repeat("x", 1<<20)}, Log: log}, vmstate.Invalid},
 	} {
 		p, err := qemu.Start(tt.c)
 		if err == nil || vmstate.KindOf(err) != tt.kind || !strings.HasPrefix(err.Error(), "cannot ") {
 			t.Errorf("%s: %v, %v; want %s", name, p, err, tt.kind)
 		}
 	}
+}
+
+// elf makes a copy of a program that asks for a loader that is not there.
+func elf(t *testing.T, path, loader string) string {
+	t.Helper()
+	text, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := regexp.MustCompile(`/lib[0-9]*/ld-linux[-a-z0-9_]*\.so\.[0-9]\x00`).Find(text)
+	if len(real) < len(loader) {
+		t.Fatalf("/bin/true names the loader %q", real)
+	}
+	return write(t, path, strings.Replace(string(text), string(real), loader+strings.Repeat("\x00", len(real)-len(loader)), 1), 0o755)
 }
 
 func TestRelease(t *testing.T) {

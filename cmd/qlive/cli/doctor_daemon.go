@@ -204,7 +204,7 @@ func (a *app) binaryFindings(ctx context.Context) []finding {
 	program := "qemu-system-" + cmp.Or(arch, runtime.GOARCH)
 	var findings []finding
 	var seen []string
-	prober := qemu.NewProber()
+	prober := qemu.NewProber(nil)
 	for _, dir := range filepath.SplitList(a.Getenv("PATH")) {
 		path := filepath.Join(dir, program)
 		real, err := filepath.EvalSymlinks(path)

@@ -36,6 +36,9 @@ func Rewrite(args []string, facts Facts, place Placement) (*Line, error) {
 	if err := r.survey(); err != nil {
 		return nil, err
 	}
+	if place.ProcessName != "" { // first, so that the user's own word for it wins
+		r.add("else ps and top would show the descriptor's number that QEMU is run by", "-name", "process="+escape(place.ProcessName))
+	}
 	rules := rules()
 	var errs []error
 	if err := r.plainRegion(); err != nil {
@@ -130,6 +133,9 @@ func (r *rewriter) add(why string, words ...string) {
 // in is the path of a file in the generation's folder.
 func (r *rewriter) in(name string) string { return path.Join(r.place.Dir, name) }
 
+// own is the path of a file that QEMU makes.
+func (r *rewriter) own(name string) string { return path.Join(r.place.Dir, "own", name) }
+
 // complete appends what qlive adds to every line.
 func (r *rewriter) complete() error {
 	r.completeMachine()
@@ -144,7 +150,7 @@ func (r *rewriter) complete() error {
 	if !r.s.display {
 		r.add("without a display option QEMU opens a window or listens on a port for VNC, and a second process cannot", "-display", "none")
 	}
-	r.line.Monitor = r.in("qmp.sock")
+	r.line.Monitor = r.own("qmp.sock")
 	r.add("qlive's own monitor", "-chardev", "socket,id=qlive-qmp,path="+escape(r.line.Monitor)+",server=on,wait=off",
 		"-mon", "chardev=qlive-qmp,mode=control")
 	if !r.line.Paused {
@@ -184,7 +190,7 @@ func (r *rewriter) name(o option, kind NameKind, public string) (string, error) 
 		return "", invalid(o, "another option has the path "+public, "give each its own path")
 	}
 	r.taken[path.Clean(public)] = true
-	private := r.in(fmt.Sprintf("u%d-%s", len(r.line.Names), shortName(public)))
+	private := r.own(fmt.Sprintf("u%d-%s", len(r.line.Names), shortName(public)))
 	r.line.Names = append(r.line.Names, Name{Kind: kind, Public: public, Path: private})
 	return private, nil
 }

@@ -153,17 +153,17 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%s: accepted as %q", name, line.Argv())
 		}
 	}
-	line, err := cmdline.Rewrite([]string{"-vnc", "unix:a,,b"}, f, cmdline.Placement{Dir: "/run/a,b=c", FirstFD: 7})
+	line, err := cmdline.Rewrite([]string{"-vnc", "unix:a,,b"}, f, cmdline.Placement{Dir: "/run/a,b=c", FirstFD: 7, ProcessName: "a,b"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	argv := strings.Join(line.Argv(), " ")
-	for _, want := range []string{"unix:/run/a,,b=c/u0-a_b", "path=/run/a,,b=c/qmp.sock", "/proc/self/fd/7"} {
+	for _, want := range []string{"-name process=a,,b -vnc", "unix:/run/a,,b=c/own/u0-a_b", "path=/run/a,,b=c/own/qmp.sock", "/proc/self/fd/7"} {
 		if !strings.Contains(argv, want) {
 			t.Errorf("%q is not in %q", want, argv)
 		}
 	}
-	if line.Monitor != "/run/a,b=c/qmp.sock" || line.Names[0].Public != "a,b" || line.Regions[0].FD != 7 {
+	if line.Monitor != "/run/a,b=c/own/qmp.sock" || line.Names[0].Public != "a,b" || line.Regions[0].FD != 7 {
 		t.Errorf("%+v", line)
 	}
 }

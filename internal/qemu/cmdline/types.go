@@ -55,8 +55,11 @@ type Facts struct {
 
 // Placement is where and how one generation of the guest runs.
 type Placement struct {
-	// Dir is the generation's folder, an absolute path: sockets, logs and the pidfile lie in it.
+	// Dir is the generation's folder, an absolute path: consoles lie in it. What QEMU itself makes (sockets, logs, the pidfile) lies in its
+	// folder "own", which is the only one that QEMU needs to write in.
 	Dir string
+	// ProcessName is what the process shall be called (-name process=); as the kernel calls it if empty.
+	ProcessName string
 	// Incoming: the QEMU waits for the guest to be handed over to it (-incoming defer).
 	Incoming bool
 	// Version of the QEMU that runs the line; zero if it is not known.

@@ -46,6 +46,21 @@ type Fault struct {
 // Health defines model for Health.
 type Health = vmstate.Health
 
+// Limits defines model for Limits.
+type Limits struct {
+	// CpuPercent the cgroup's cpu.max: 150 is one and a half CPUs
+	CpuPercent *int64 `json:"cpu_percent,omitempty"`
+
+	// MemoryBytes the cgroup's memory.max: guest RAM but for huge pages, and what its QEMUs need, of which there are two during a handoff
+	MemoryBytes *int64 `json:"memory_bytes,omitempty"`
+
+	// OomScoreAdj how willingly the kernel kills the QEMU that has the guest when memory runs out, -1000 to 1000; one that waits for the guest has 1000
+	OomScoreAdj *int64 `json:"oom_score_adj,omitempty"`
+
+	// Processes the cgroup's pids.max: processes and threads
+	Processes *int64 `json:"processes,omitempty"`
+}
+
 // ListMigration defines model for ListMigration.
 type ListMigration struct {
 	Items []Migration `json:"items"`

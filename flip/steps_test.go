@@ -15,11 +15,14 @@ import (
 
 // notes is a journal that remembers, and fails when told to.
 type notes struct {
+	mu      sync.Mutex
 	records []Record
 	fail    map[vmstate.Phase]error
 }
 
 func (n *notes) Record(r Record) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if err := n.fail[r.Phase]; err != nil {
 		return err
 	}

@@ -10,10 +10,13 @@
 //   - Every step registers its undo before it runs, and has a failpoint on each side of it.
 //   - The source is given its run state back only after the target is dead, which its pidfd has shown (the fence).
 //   - The target gets `cont` only after the intent is in the journal and both sides have reported success.
-//     After that the source never runs again, but for one case: QEMU itself refuses the `cont`, which proves that the target
-//     never ran; then the fence and the undo follow.
+//     After that the source never runs again, but where it is proved that the target never ran: QEMU itself refuses the `cont`, or dies
+//     without having said RESUME. Then that is recorded, and the fence and the undo follow.
 //   - Nothing that can be done while the guest runs is done while it stands. What is left between `stop` and the reply of
 //     `cont` is: stop, save, compare what is not shared, load, one record in the journal, cont.
+//
+// [Recover] takes up a handoff that another daemon has left behind, and [Resolve] does what a person decides of one that has failed. Both do
+// what package flip/recovery says, one thing at a time, and look again after each.
 //
 // Memory: package flip/memory makes the RAM and keeps its descriptors. Ways to switch: [way], one file each.
 //

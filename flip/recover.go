@@ -58,7 +58,8 @@ type Option struct {
 }
 
 // Recover brings a handoff that a daemon has left behind to its end, or to where a person must decide. Each thing that it does is in
-// the journal before it is done; one that is cut short is taken up by the next one. A handoff that has ended already is merely read.
+// the journal before it is done; one that is cut short is taken up by the next one. A handoff that has ended is merely read, unless its end
+// has left something undone: a source that must go, or what a person had decided as the daemon died.
 func Recover(ctx context.Context, r Recovery) Outcome { return newRescue(r).run(ctx) }
 
 // Resolve does what a person has decided of a handoff that has failed: the other QEMU is killed and seen dead first. What cannot be done is

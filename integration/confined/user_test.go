@@ -137,6 +137,21 @@ func TestUserLacksSomething(t *testing.T) {
 	vm.CheckMemory()
 }
 
+// A file system that somebody serves can show anything, owners included: no binary is run from there.
+func TestNothingFromFUSE(t *testing.T) {
+	s := newScene(t, nil)
+	link := filepath.Join(s.bin, "link")
+	if err := os.Symlink(filepath.Join(s.Mount, "version"), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(s.Mount, "version"), link} {
+		_, err := s.Client.StartVM(t.Context(), vmstate.VMSpec{Name: "vm1", Binary: path, Args: []string{}})
+		if vmstate.KindOf(err) != vmstate.Denied || !strings.Contains(err.Error(), "FUSE") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
 // Limits of a VM that this host can keep are kept for all of its QEMUs; others are refused by name.
 func TestLimits(t *testing.T) {
 	s := newScene(t, func(c *daemon.Config) { c.Cgroup = "auto" })

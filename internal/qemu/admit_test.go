@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/internal/qemu"
 	"qlive/vmstate"
 )
@@ -87,6 +89,17 @@ func TestAdmit(t *testing.T) {
 			}
 			return p
 		}, vmstate.Denied, "others can write"},
+		"writable by somebody on its access list": {func(t *testing.T) string {
+			p := write(t, folder(t, 0o755)+"/q", elf, 0o755)
+			// Version 2; owner rwx, user 65534 rw-, group r-x, mask rwx, others r-x (linux/posix_acl_xattr.h).
+			acl := "\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x06\x00\xfe\xff\x00\x00" +
+				"\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff"
+			if err := unix.Setxattr(p, "system.posix_acl_access", []byte(acl), 0); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}, vmstate.Denied, "others can write"},
+		"writable by root's group": {func(t *testing.T) string { return write(t, folder(t, 0o755)+"/q", elf, 0o775) }, "", ""},
 		"link of another user": {func(t *testing.T) string {
 			dir := folder(t, 0o777|os.ModeSticky)
 			return give(t, link(t, write(t, dir+"/q", elf, 0o755), dir+"/l"), 0)

@@ -110,13 +110,41 @@ func (h *Handoff) noteEnd(e qmp.Event) {
 	case qmp.EventShutdown, qmp.EventSuspend:
 		h.over = e.Name
 	case qmp.EventGuestPanicked:
-		var data struct {
-			Action string `json:"action"`
+		if action(e) != "run" {
+			h.over = e.Name
 		}
-		if err := json.Unmarshal(e.Data, &data); err != nil || data.Action != "run" {
+	case qmp.EventBlockIOError:
+		if action(e) == "stop" {
 			h.over = e.Name
 		}
 	}
+}
+
+// action is what QEMU does about what has happened; empty if it does not say so.
+func action(e qmp.Event) string {
+	var data struct {
+		Action string `json:"action"`
+	}
+	if json.Unmarshal(e.Data, &data) != nil {
+		return ""
+	}
+	return data.Action
+}
+
+// stoodStill makes sure that the guest ran until it was stopped, and that nothing has happened to it since. QEMU says STOP when it stops a guest
+// that runs: if it did not, the guest had ended before.
+func (h *Handoff) stoodStill() error {
+	if h.over != "" {
+		return disturbed(h.over)
+	}
+	if h.resume && h.qemuStop.IsZero() {
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest had ended as it was to be stopped").With("look at the guest, and ask again")
+	}
+	return nil
+}
+
+func disturbed(what string) error {
+	return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", what).With("look at the guest, and ask again")
 }
 
 // rest gives what has come of events that nobody has waited for.

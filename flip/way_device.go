@@ -298,30 +298,22 @@ func (w *deviceWay) sameBlocks(now []qmp.RAMBlock) error {
 	return nil
 }
 
-// quietSinceStop looks through the events that have come by the time that the devices are saved. QEMU says STOP when it stops a guest
-// that ran: if it did not, the guest had ended before.
+// quietSinceStop looks through the events that have come by the time that the devices are saved.
 func (w *deviceWay) quietSinceStop() error {
-	last := ""
+	reset := false
 	rest(w.source, func(e qmp.Event) {
 		w.h.noteEnd(e)
 		switch e.Name {
 		case qmp.EventStop:
 			w.h.qemuStop = e.QEMUTime
 		case qmp.EventReset: // before the stop it is over and done
-			if !w.h.resume || !w.h.qemuStop.IsZero() {
-				last = e.Name
-			}
-		case qmp.EventShutdown, qmp.EventGuestPanicked, qmp.EventSuspend:
-			last = e.Name
+			reset = reset || !w.h.resume || !w.h.qemuStop.IsZero()
 		}
 	})
-	switch {
-	case w.h.resume && w.h.qemuStop.IsZero():
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest had ended as it was to be stopped %s", last).With("look at the guest, and ask again")
-	case last != "":
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", last).With("look at the guest, and ask again")
+	if reset {
+		return disturbed(qmp.EventReset)
 	}
-	return nil
+	return w.h.stoodStill()
 }
 
 // settle has nothing to do: the source is in no migration.

@@ -20,7 +20,8 @@ type migrateWay struct {
 	live   bool
 	source *qmp.Subscription
 	target *qmp.Subscription
-	reset  bool // the guest has reset itself since it was stopped
+	reset  bool      // the guest has reset itself since it was stopped
+	asked  *qmp.Call // the question after which the source has said all; nil if none is needed
 }
 
 // prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
@@ -78,27 +79,18 @@ func (w *migrateWay) become(state qmp.RunState) error {
 	return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state).With("look at the guest, and ask again")
 }
 
-// stop stops the guest, unless it stands already.
+// stop stops the guest, unless it stands already. It asks nothing more: QEMU would read the question while it halts the vCPUs. What has
+// happened to the guest stands in the events, which QEMU writes before the answer.
 func (w *migrateWay) stop(ctx context.Context) error {
 	if !w.h.resume {
 		return nil
 	}
 	w.h.stopped = time.Now()
-	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, qmp.StopCommand(), qmp.Command{Name: "query-status"})
-	if err != nil {
+	if err := w.h.cfg.Source.Monitor.Stop(ctx); err != nil {
 		return err
 	}
-	if err := calls[0].Wait(ctx, nil); err != nil {
-		return err
-	}
-	var state qmp.Status
-	if err := calls[1].Wait(ctx, &state); err != nil {
-		return err
-	}
-	if !goesOn(state.Status) {
-		return w.become(state.Status)
-	}
-	return nil
+	rest(w.source, w.note)
+	return w.h.stoodStill()
 }
 
 // await waits until both sides report that the migration is complete.
@@ -119,20 +111,16 @@ func (w *migrateWay) await(ctx context.Context) error {
 // undisturbed makes sure that nothing has happened to the guest as it was stopped. Between two commands QEMU does what the guest has asked for
 // last, so that after the answer to a question it has said so. With stop first there was one: migrate itself.
 func (w *migrateWay) undisturbed(ctx context.Context) error {
-	if w.live {
-		if _, err := w.h.cfg.Source.Monitor.QueryStatus(ctx); err != nil {
+	if w.asked != nil {
+		if err := w.asked.Wait(ctx, nil); err != nil {
 			return err
 		}
 	}
 	rest(w.source, w.note)
-	what := w.h.over
 	if w.live && w.reset {
-		what = qmp.EventReset
+		return disturbed(qmp.EventReset)
 	}
-	if what != "" {
-		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: %s came as the guest was stopped", what).With("look at the guest, and ask again")
-	}
-	return nil
+	return w.h.stoodStill()
 }
 
 func (w *migrateWay) sourceDone(ctx context.Context) error {
@@ -145,8 +133,15 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 		if e.Name != qmp.EventMigration {
 			continue
 		}
-		if done, err := ended(e, "source"); done || err != nil {
+		done, err := ended(e, "source")
+		if err != nil {
 			return w.reason(ctx, err)
+		}
+		if done && w.live { // answered while the target loads
+			w.asked, err = w.h.cfg.Source.Monitor.Start(ctx, "query-status", nil)
+		}
+		if done || err != nil {
+			return err
 		}
 	}
 }

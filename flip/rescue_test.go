@@ -38,7 +38,11 @@ func play(t *testing.T, name string, state qmp.RunState, journal *notes) (*actor
 	if state == "" {
 		return nil, nil
 	}
-	p, err := qemu.Start(qemu.Command{Binary: "/bin/sleep", Args: []string{"600"}, Log: t.TempDir() + "/log"})
+	binary, err := qemu.Admit("/bin/sleep", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := qemu.Start(qemu.Command{Binary: binary, Args: []string{"600"}, Log: t.TempDir() + "/log"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ type Daemon struct {
 	prober     *qemu.Prober
 	metrics    *metrics
 	tree       *fsview.FS
+	unmounted  error // why there is no tree; set by Open
 	lock       *os.File
 	systemd    *systemd.Service
 	custody    *custody
@@ -80,7 +81,8 @@ func New(cfg Config, opts Options) *Daemon {
 	return d
 }
 
-// Open takes the run directory for this daemon alone and mounts the tree.
+// Open takes the run directory for this daemon alone, mounts the tree, and begins to take up the guests that an earlier daemon has left: the
+// daemon's health is ready once all of them are. Without a tree the daemon works all the same, and its health says why there is none.
 func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err := d.cfg.Check(); err != nil {
 		return err
@@ -109,15 +111,36 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 		}
 	}()
 	d.openCgroups()
-	if d.cfg.Mount != "none" {
-		if err := d.mount(ctx); err != nil {
-			return err
-		}
+	if err := d.hub.keepNumbers(filepath.Join(d.cfg.RunDir, "events.seq")); err != nil {
+		return err
 	}
-	d.custody.settle(d.isThere)
+	left, err := d.findLeft()
+	if err != nil {
+		return err
+	}
+	d.requests.Add(1)
+	taken := make(chan struct{})
+	d.tasks.Go(func() {
+		defer d.requests.Done()
+		defer close(taken)
+		d.takeUp(left)
+		d.custody.settle(d.isThere)
+	})
+	if d.cfg.Mount != "none" {
+		d.unmounted = d.mount(ctx)
+	}
+	d.tasks.Go(func() { <-taken; d.setReady() })
 	d.tasks.Go(d.watchBinaries)
-	d.registry.putHealth(vmstate.Health{Ready: true})
 	return nil
+}
+
+// setReady says that every guest has been taken up, and what is wrong with the daemon itself.
+func (d *Daemon) setReady() {
+	h := vmstate.Health{Ready: true}
+	if d.unmounted != nil {
+		h.Degraded, h.Problems = true, []vmstate.Problem{*vmstate.ProblemOf(d.unmounted)}
+	}
+	d.registry.putHealth(h)
 }
 
 // binariesLook is how often qlive looks whether a running QEMU's file has been replaced, as by an upgrade of its package.
@@ -227,6 +250,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	if d.tree != nil {
 		errs = append(errs, d.tree.Close(ctx))
 	}
+	errs = append(errs, d.hub.dropNumbers())
 	if d.lock != nil {
 		errs = append(errs, d.cgroups.close(), d.lock.Close())
 	}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -76,6 +75,10 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 	if err := qemu.MakePlaces(p.dir, p.line, m.place.user); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
+	written := p.written()
+	if err := m.writeGeneration(written); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(p.dir))
+	}
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
 		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),
@@ -85,22 +88,11 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	g.side = &flip.Side{Process: process, Binary: p.binary.Path, Version: p.info.Version.String(), Dir: p.dir}
-	if err := g.remember(); err != nil {
+	written.Process = process.ID()
+	if err := m.writeGeneration(written); err != nil {
 		return g, err
 	}
 	return g, g.meet(ctx, m.d.answerTime, m.observers(p.number)...)
-}
-
-// remember writes down who the process is, for whoever finds the folder later.
-func (g *generation) remember() error {
-	text, err := json.Marshal(g.side.ID())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(g.dir, "process.json"), append(text, '\n'), 0o600)
-	}
-	if err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot write down the QEMU's process: %w", err)
-	}
-	return nil
 }
 
 // transcript is a QEMU's monitor, written down.
@@ -181,8 +173,11 @@ func (g *generation) discard() error {
 	return errors.Join(err, g.side.Process.Release(), os.RemoveAll(g.dir))
 }
 
-// dead tells whether the process has ended.
+// dead tells whether the process has ended; no generation is a dead one.
 func (g *generation) dead() bool {
+	if g == nil {
+		return true
+	}
 	_, over := g.side.Process.Exited()
 	return over
 }

@@ -70,6 +70,10 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 	switch {
 	case m.undecided:
 		return vmstate.Migration{}, m.nobodyKnows("hand over")
+	case m.mute != nil:
+		return vmstate.Migration{}, m.mute
+	case m.unfit != nil:
+		return vmstate.Migration{}, m.unfit
 	case source == nil:
 		return vmstate.Migration{}, m.notThere("hand over")
 	case m.leaving:
@@ -167,7 +171,7 @@ func (r *run) publish(v vmstate.Migration) {
 // moveLocked makes the target the QEMU that has the guest.
 func (r *run) moveLocked() {
 	m := r.m
-	m.current = r.target
+	m.current, m.lastKeeper = r.target, r.target.number
 	m.completed++
 	m.past = append(m.past, r.source.binary.Path)
 	m.logs = append(m.logs, r.target.log())
@@ -181,6 +185,7 @@ func (r *run) moveLocked() {
 		m.log.Warn().Err(err).Msg("public names not moved")
 	}
 	m.d.tasks.Go(func() { m.watch(r.target, r.events) })
+	m.noteLocked()
 }
 
 // endLocked frees the VM for what comes next, and tells whether the VM has ended with the handoff.
@@ -194,12 +199,14 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		if !r.source.dead() {
 			break // it is said in the migration's warnings; its watcher waits for it
 		}
+		m.forgetGenerationLocked(r.source.number)
 		if err := r.source.side.Process.Release(); err != nil {
 			m.log.Warn().Err(err).Msg("source not let go of")
 		}
 	case vmstate.Failed: // everything is left as it is, for a person to look at
 		m.ending, m.status = v.Error, vmstate.Broken
 		r.leaveUndecidedLocked(v)
+		m.noteLocked()
 		return false
 	default:
 		if r.target != nil {
@@ -211,6 +218,7 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		m.stopLocked("")
 		return true
 	}
+	m.noteLocked()
 	return false
 }
 
@@ -236,6 +244,7 @@ func (r *run) dropTarget() {
 	if r.events != nil {
 		r.events.Close()
 	}
+	r.m.forgetGenerationLocked(r.target.number)
 	if err := r.target.discard(); err != nil {
 		r.m.log.Warn().Err(err).Msg("target not cleared away")
 	}

@@ -17,6 +17,7 @@ const (
 type hub struct {
 	mu        sync.Mutex
 	seq       uint64
+	numbers   numbers         // where seq outlives the daemon
 	kept      []vmstate.Event // the newest, in order, at most keptEvents
 	listeners map[*listener]struct{}
 	closed    bool
@@ -33,6 +34,7 @@ func (h *hub) emit(e vmstate.Event) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seq++
+	h.numbers.keep(h.seq)
 	e.Seq, e.At = h.seq, time.Now().UTC()
 	h.kept = append(h.kept, e)
 	if len(h.kept) > 2*keptEvents { // in large steps, so that emit copies seldom

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"qlive/daemon/record"
 	"qlive/flip"
 	"qlive/flip/memory"
 	"qlive/internal/journal"
@@ -43,6 +44,10 @@ type machine struct {
 
 	typing sync.Mutex // on the console
 
+	identities []memory.Identity   // of the memory, written down
+	written    []record.Generation // QEMUs that are written down: all that may be alive
+	lastKeeper int                 // number of the generation that last had the guest; record.None before any
+
 	mu        sync.Mutex
 	current   *generation // the QEMU that has the guest; nil once it has ended
 	number    int         // of the next generation
@@ -53,7 +58,9 @@ type machine struct {
 	undecided bool
 	stray     *generation
 	ending    *vmstate.Problem
-	over      bool // the guest has powered off
+	over      bool  // the guest has powered off
+	unfit     error // why the VM cannot be handed over; nil if it can
+	mute      error // said while the QEMU of a VM that was taken up does not answer
 	names     publicNames
 	past      []string // binaries that had the guest before, oldest first
 	logs      []string // of QEMU, generation by generation
@@ -239,7 +246,8 @@ func (m *machine) stopLocked(last string) {
 		err = errors.Join(err, m.stray.discard())
 	}
 	err = errors.Join(err, m.place.remove())
-	m.stray, m.undecided = nil, false
+	m.stray, m.undecided, m.mute = nil, false, nil
+	m.written, m.lastKeeper = nil, record.None
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
 	}
@@ -248,6 +256,7 @@ func (m *machine) stopLocked(last string) {
 		m.d.forget(m)
 		return
 	}
+	m.noteLocked()
 	m.publishLocked()
 }
 
@@ -261,6 +270,10 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 		return err
 	}
 	defer undo(&err, m.memory.Close)
+	m.lastKeeper = record.None
+	if m.identities, err = m.memory.Identities(); err != nil {
+		return err
+	}
 	if err := m.place.user.Own(m.memory.Files()); err != nil {
 		return err
 	}
@@ -284,6 +297,9 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 		return err
 	}
 	defer undo(&err, m.journal.Close)
+	if err := m.writeFirst(g); err != nil {
+		return err
+	}
 	events := g.side.Monitor.Subscribe()
 	if !p.line.Paused {
 		if err := g.side.Monitor.Cont(ctx); err != nil {
@@ -326,14 +342,14 @@ func (m *machine) checkFirst(ctx context.Context, g *generation) error {
 func (m *machine) begin(g *generation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.current, m.number = g, g.number+1
+	m.current, m.number, m.lastKeeper = g, g.number+1, g.number
 	m.logs = append(m.logs, g.log())
 	if c := g.console(); c != "" {
 		m.consoles = append(m.consoles, c)
 	}
 	m.status = vmstate.Starting
 	m.value = vmstate.VM{
-		Name: m.spec.Name, StartedAt: time.Now().UTC(), Machine: m.facts.Machine.Name,
+		Name: m.spec.Name, StartedAt: m.value.StartedAt, Machine: m.facts.Machine.Name,
 		Warnings: slices.Concat(g.line.Warnings, m.memory.Warnings(), m.place.warnings()),
 	}
 	for _, r := range m.memory.Regions() {
@@ -341,6 +357,7 @@ func (m *machine) begin(g *generation) {
 		m.value.Regions = append(m.value.Regions, v)
 		m.value.RAMBytes += v.SizeBytes
 	}
+	m.noteLocked()
 	m.publishLocked()
 }
 
@@ -352,10 +369,13 @@ func (m *machine) control(ctx context.Context, what string, do func(context.Cont
 	m.gate.Lock()
 	defer m.gate.Unlock()
 	m.mu.Lock()
-	g, undecided := m.current, m.undecided
+	g, undecided, mute := m.current, m.undecided, m.mute
 	m.mu.Unlock()
 	if undecided {
 		return vmstate.VM{}, m.nobodyKnows(what)
+	}
+	if mute != nil {
+		return vmstate.VM{}, mute
 	}
 	if g == nil {
 		return vmstate.VM{}, m.notThere(what)
@@ -423,10 +443,10 @@ func (m *machine) letGo() {
 		if err := g.side.Process.Release(); err != nil {
 			m.log.Warn().Err(err).Msg("not everything was let go of")
 		}
-		m.log.Warn().Int("pid", g.side.Process.PID()).Msg("guest left running")
+		m.log.Info().Int("pid", g.side.Process.PID()).Msg("guest left running")
 	}
 	if generations[0] != nil {
-		if err := errors.Join(m.journal.Close(), m.place.leave()); err != nil {
+		if err := errors.Join(m.journal.Close(), m.memory.LetGo(), m.place.leave()); err != nil {
 			m.log.Warn().Err(err).Msg("not everything was let go of")
 		}
 	}

@@ -25,10 +25,7 @@ type publicNames struct {
 func newPublicNames(dir string, names []cmdline.Name) (publicNames, error) {
 	p := publicNames{links: make(map[string]string)}
 	for _, n := range names {
-		public := n.Public
-		if !filepath.IsAbs(public) {
-			public = filepath.Join(dir, public)
-		}
+		public := publicPath(dir, n)
 		if err := p.link(public, n.Path); err != nil {
 			p.remove()
 			return publicNames{}, err
@@ -83,14 +80,30 @@ func checkFree(public string) error {
 		With("if no other VM or QEMU uses it, move it away; otherwise name another path")
 }
 
+// foundNames are the links that an earlier daemon made: those that lead into the VM's folder.
+func foundNames(dir, vmDir string, names []cmdline.Name) publicNames {
+	p := publicNames{links: make(map[string]string)}
+	for _, n := range names {
+		public := publicPath(dir, n)
+		if at, err := os.Readlink(public); err == nil && within(at, vmDir) {
+			p.links[public] = at
+		}
+	}
+	return p
+}
+
+func publicPath(dir string, n cmdline.Name) string {
+	if filepath.IsAbs(n.Public) {
+		return n.Public
+	}
+	return filepath.Join(dir, n.Public)
+}
+
 // move points the links at another generation. It is done after the guest runs there; what fails is said and does no harm to it.
 func (p *publicNames) move(dir string, names []cmdline.Name) error {
 	var errs []error
 	for _, n := range names {
-		public := n.Public
-		if !filepath.IsAbs(public) {
-			public = filepath.Join(dir, public)
-		}
+		public := publicPath(dir, n)
 		if err := p.link(public, n.Path); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", public, err))
 		}

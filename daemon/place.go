@@ -107,6 +107,23 @@ func (d *Daemon) place(spec vmstate.VMSpec) (_ place, err error) {
 	return p, nil
 }
 
+// findPlace finds the place of a VM that an earlier daemon has left.
+func (m *machine) findPlace() {
+	m.place = place{score: m.spec.Limits.OOMScoreAdj}
+	var r placeRecord
+	text, err := os.ReadFile(filepath.Join(m.d.cfg.vmDir(m.spec.Name), placeFile))
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if err == nil && r.Cgroup != "" {
+		m.place.group, err = cgroup.Find(r.Cgroup)
+	}
+	if m.place.user = r.User; err != nil {
+		m.unfit = vmstate.Errorf(vmstate.Host, "cannot hand %s over: as whom and in which cgroup its QEMUs run is not known any more: %w", m.spec.Name, err)
+		m.log.Error().Err(err).Msg("place of the VM's QEMUs not found again")
+	}
+}
+
 // warnings say what an operator may expect of a place and it is not.
 func (p place) warnings() []string {
 	if p.why == "" {

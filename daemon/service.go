@@ -150,7 +150,12 @@ func (d *Daemon) reserve(name string) error {
 func (d *Daemon) machine(name string) (*machine, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	m := d.machines[name]
+	m, known := d.machines[name]
+	if known && m == nil {
+		e := vmstate.Errorf(vmstate.Unavailable, "cannot reach %s: it is being started or taken up", name).With("ask again in a moment")
+		e.VM = name
+		return nil, e
+	}
 	if m == nil {
 		e := vmstate.Errorf(vmstate.NotFound, "cannot find a VM called %q", name).With("`qlive list` shows the VMs")
 		return nil, e
@@ -200,12 +205,19 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 	}
 	if g == nil {
 		m.mu.Unlock()
+		if err := d.noneLeft(name, "remove"); err != nil {
+			return err
+		}
 		d.forget(m)
 		return nil
 	}
 	if m.undecided && how == restapi.RemovePowerdown {
 		m.mu.Unlock()
 		return m.nobodyKnows("power down")
+	}
+	if mute := m.mute; mute != nil && how == restapi.RemovePowerdown {
+		m.mu.Unlock()
+		return mute
 	}
 	m.leaving = true
 	doomed := []*generation{g, m.stray}

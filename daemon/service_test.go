@@ -13,7 +13,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"qlive/daemon/record"
 	"qlive/fsview"
+	"qlive/internal/proc"
+	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
 	"qlive/restapi"
 	"qlive/vmstate"
 )
@@ -190,25 +194,27 @@ func TestRun(t *testing.T) {
 // What an earlier daemon left is cleared away, but not under a QEMU that still runs.
 func TestLeftovers(t *testing.T) {
 	d := open(t, testConfig(t))
-	folder := filepath.Join(d.cfg.vmDir("vm1"), "g0")
-	record := filepath.Join(folder, "process.json")
-	self, err := os.ReadFile("/proc/self/stat")
+	folder := d.cfg.vmDir("vm1")
+	self, err := proc.ReadStat(os.Getpid())
 	must(t, err)
-	started := strings.Fields(string(self[strings.LastIndexByte(string(self), ')')+2:]))[19]
 	for _, tt := range []struct {
-		name, record string
-		runs         bool
+		name    string
+		process qemu.Identity
+		runs    bool
 	}{
-		{"torn", `{"pid":`, false},
-		{"of a process that is gone", `{"pid":1073741824,"start_time":1}`, false},
-		{"of another process with that pid", fmt.Sprintf(`{"pid":%d,"start_time":1}`, os.Getpid()), false},
-		{"of one that runs", fmt.Sprintf(`{"pid":%d,"start_time":%s}`, os.Getpid(), started), true},
+		{"of a process that was never started", qemu.Identity{}, false},
+		{"of a process that is gone", qemu.Identity{PID: 1 << 30, Start: 1}, false},
+		{"of another process with that pid", qemu.Identity{PID: os.Getpid(), Start: 1}, false},
+		{"of one that runs", qemu.Identity{PID: os.Getpid(), Start: self.Start}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			must(t, os.MkdirAll(folder, 0o700))
-			must(t, os.WriteFile(record, []byte(tt.record), 0o600))
+			must(t, record.Write(folder, record.VM{
+				Spec: vmstate.VMSpec{Name: "vm1"}, Next: 1, Current: record.None, Generations: []record.Generation{
+					{Dir: folder + "/g0", Line: &cmdline.Line{Args: []vmstate.Arg{{Value: "of nobody"}}}, Process: tt.process}},
+			}))
 			err := d.clearLeftovers("vm1")
-			_, there := os.Stat(record)
+			_, there := os.Stat(folder)
 			if tt.runs {
 				refusedAs(t, err, vmstate.Conflict, fmt.Sprint(os.Getpid()))
 			} else {

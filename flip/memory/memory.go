@@ -80,8 +80,13 @@ func (s *Set) add(h host, p plan) error {
 	return h.fit(r)
 }
 
-// Regions are the blocks in the order of the wants.
-func (s *Set) Regions() []*Region { return append([]*Region(nil), s.regions...) }
+// Regions are the blocks in the order of the wants; no set has none.
+func (s *Set) Regions() []*Region {
+	if s == nil {
+		return nil
+	}
+	return append([]*Region(nil), s.regions...)
+}
 
 // Files are the blocks' files in the order of the wants: what QEMU inherits. They are closed on exec
 // unless passed on, and stay the set's own.
@@ -98,8 +103,11 @@ func (s *Set) Warnings() []string { return append([]string(nil), s.warnings...) 
 
 // Close lets go of the RAM: descriptors are closed, files on hugetlbfs unlinked. The memory is free once no
 // process maps it. A process that ends without Close leaves its QEMUs and their RAM as they are. Further calls
-// return what the first did.
+// return what the first did. No set is one that is closed.
 func (s *Set) Close() error {
+	if s == nil {
+		return nil
+	}
 	s.closing.Do(func() {
 		var errs []error
 		for _, r := range s.regions {

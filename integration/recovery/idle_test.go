@@ -5,8 +5,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"qlive/integration/env"
 	"qlive/integration/guest"
 	"qlive/integration/lab"
+	"qlive/vmstate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -14,11 +16,36 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // small is what a guest verifies quickly.
 func small() guest.Params { return guest.Params{FillMiB: 16, DirtyMiB: 2, VerifySecs: -1} }
 
-// The guest beats on while its daemon is dead.
-func TestNoDaemon(t *testing.T) {
+// The daemon is killed and started again under a running guest, before and after handoffs. The guest beats on as if nothing had
+// happened, is the same VM to whoever asks, and is handed over again.
+func TestKilledAtRest(t *testing.T) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{})
 	vm := d.Boot(lab.Spec{Guest: small()})
+	before := vm.Show()
 	d.Kill()
 	vm.AwaitBeats(500)
-	vm.CheckTruth()
+	d.Start()
+	same(t, before, vm.Show())
+	vm.AwaitBeats(50)
+	m := vm.HandOver(env.Newest, "")
+
+	before = vm.Show()
+	d.Restart()
+	same(t, before, vm.Show())
+	again, err := d.Client.Migration(t.Context(), m.ID, 0)
+	if err != nil || again.Phase != vmstate.Completed || again.From.PID != m.From.PID || again.To.PID != m.To.PID {
+		t.Errorf("the migration is remembered as %+v (%v), it was %+v", again, err, m)
+	}
+	vm.HandOver(env.Installed, "")
+	vm.CheckMemory()
+}
+
+// same fails the test unless what a restart of the daemon must not change is unchanged.
+func same(t *testing.T, a, b vmstate.VM) {
+	t.Helper()
+	if a.PID != b.PID || a.Status != b.Status || a.RunState != b.RunState || a.Generation != b.Generation || !a.StartedAt.Equal(b.StartedAt) ||
+		a.QEMU != b.QEMU || a.RAMBytes != b.RAMBytes || len(a.Regions) != len(b.Regions) || a.Regions[0].Inode != b.Regions[0].Inode ||
+		a.Migration != b.Migration || len(a.Warnings) != len(b.Warnings) || len(a.Argv) != len(b.Argv) {
+		t.Errorf("the VM was %+v\nand is %+v", a, b)
+	}
 }

@@ -22,10 +22,10 @@ type FileID struct {
 
 // Binary is a program that may run. It holds nothing open.
 type Binary struct {
-	Path   string // as it was asked for, and the name that the program is run under
-	Real   string // with its symbolic links followed
-	ID     FileID
-	Script bool // its interpreter is another file, which is admitted too
+	Path   string `json:"path"` // as it was asked for, and the name that the program is run under
+	Real   string `json:"real"` // with its symbolic links followed
+	ID     FileID `json:"id"`
+	Script bool   `json:"script,omitempty"` // its interpreter is another file, which is admitted too
 }
 
 // Identify tells which file is at path now, symbolic links followed.

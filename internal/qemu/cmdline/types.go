@@ -72,19 +72,19 @@ type Placement struct {
 // Line is a command line that qlive can run.
 type Line struct {
 	// Args is the line after the binary's name: also what was dropped, in its place.
-	Args []vmstate.Arg
+	Args []vmstate.Arg `json:"args"`
 	// Regions are the pieces of RAM that must be there before the QEMU starts, in the order of their descriptors.
-	Regions []Region
+	Regions []Region `json:"regions"`
 	// Names are the paths that the user named and that lie in the generation's folder instead.
-	Names []Name
+	Names []Name `json:"names,omitempty"`
 	// Consoles are the character devices that stand for the user's terminal; the first is the VM's console.
-	Consoles []Console
+	Consoles []Console `json:"consoles,omitempty"`
 	// Monitor is the path of qlive's own QMP socket.
-	Monitor string
+	Monitor string `json:"monitor"`
 	// Paused: the user wants the guest to be left as it is after the start (-S).
-	Paused bool
+	Paused bool `json:"paused,omitempty"`
 	// Warnings are sentences about what was kept but may not be what the user expects.
-	Warnings []string
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Argv is what QEMU gets after its own name.

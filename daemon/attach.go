@@ -1,0 +1,357 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"qlive/daemon/record"
+	"qlive/flip"
+	"qlive/flip/memory"
+	"qlive/internal/qemu"
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// found is what is found of a VM: its QEMUs that live.
+type found struct {
+	alive          []*generation
+	source, target *generation // of the last migration; nil if gone
+}
+
+// has is the generation of one of the sides.
+func (f *found) has(s *flip.Side) *generation {
+	for _, g := range f.alive {
+		if s != nil && g.side == s {
+			return g
+		}
+	}
+	return nil
+}
+
+// takeUp makes the machine what an earlier daemon has left. It returns when the guest is where it belongs, or it is plain that somebody must see
+// to that first.
+func (m *machine) takeUp(ctx context.Context, l *left) {
+	m.restore(l)
+	m.findPlace()
+	f := m.find(ctx, l)
+	if l.vm.Current == record.None {
+		m.bury(f.alive...)
+		m.endedBefore()
+		return
+	}
+	m.reopen(f)
+	if n := len(l.history); n > 0 {
+		m.recover(ctx, l.history[n-1], f)
+		return
+	}
+	i := slices.IndexFunc(f.alive, func(g *generation) bool { return g.number == l.vm.Current })
+	if i < 0 {
+		m.bury(f.alive...)
+		m.endedUnseen(nil)
+		return
+	}
+	keeper := f.alive[i]
+	m.bury(slices.DeleteFunc(f.alive, func(g *generation) bool { return g == keeper })...)
+	m.settle(ctx, keeper)
+}
+
+// restore takes over what was written down.
+func (m *machine) restore(l *left) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := l.vm
+	m.facts, m.objects, m.journal, m.identities, m.written = v.Facts, v.Objects, l.journal, v.Memory, v.Generations
+	m.number, m.completed, m.past, m.logs, m.consoles = v.Next, v.Completed, v.Past, v.Logs, v.Consoles
+	m.status, m.ending, m.lastKeeper = v.Ended, v.Ending, v.Current
+	m.value = vmstate.VM{Name: v.Spec.Name, StartedAt: v.StartedAt, Machine: v.Facts.Machine.Name, Warnings: v.Warnings, RunState: "none"}
+	for _, id := range v.Memory {
+		m.value.RAMBytes += id.SizeBytes
+	}
+	if n := len(l.history); n > 0 {
+		m.value.Migration = l.history[n-1].last().Migration
+	}
+}
+
+// find attaches to the QEMUs that live, and calls their monitors, all at once: one that hangs keeps nobody waiting for the others.
+func (m *machine) find(ctx context.Context, l *left) *found {
+	f := &found{}
+	calls := make(chan struct{})
+	n := 0
+	for _, w := range l.vm.Generations {
+		g, err := attach(w)
+		if err != nil {
+			if kind := vmstate.KindOf(err); kind != vmstate.Lost && kind != vmstate.NotFound {
+				m.log.Error().Err(err).Int("generation", w.Number).Msg("QEMU not looked after")
+			}
+			continue
+		}
+		f.alive = append(f.alive, g)
+		n++
+		go func() { // waited for below
+			defer func() { calls <- struct{}{} }()
+			if err := m.call(ctx, g); err != nil {
+				m.log.Warn().Err(err).Msg("QEMU does not answer")
+			}
+		}()
+	}
+	for range n {
+		<-calls
+	}
+	if len(l.history) > 0 {
+		f.sides(l.history[len(l.history)-1])
+	}
+	return f
+}
+
+// sides finds the two QEMUs of the last migration. A target that no record names is one that is younger than the source.
+func (f *found) sides(a *attempt) {
+	source, target := a.last().Source, a.target()
+	for _, g := range f.alive {
+		switch id := g.side.ID(); {
+		case id.PID == source.PID && id.StartTime == source.StartTime:
+			f.source = g
+		case target == (flip.ProcessID{}) || id.PID == target.PID && id.StartTime == target.StartTime:
+			f.target = g
+		}
+	}
+}
+
+// attach takes hold of a QEMU that was written down. The error is of kind Lost or NotFound if there is none any more.
+func attach(w record.Generation) (*generation, error) {
+	id := w.Process
+	if id == (qemu.Identity{}) { // its starter died in between
+		var err error
+		if id, err = qemu.Find(w.Line.Argv()); err != nil {
+			return nil, err
+		}
+	}
+	binary := w.Binary
+	g := &generation{number: w.Number, dir: w.Dir, line: w.Line, binary: &binary, info: &qemu.Info{Binary: binary.Path, Package: w.Package}}
+	process, err := qemu.Attach(id, g.log())
+	if err != nil {
+		return nil, err
+	}
+	g.side = &flip.Side{Process: process, Binary: binary.Path, Version: w.Version, Dir: w.Dir}
+	return g, nil
+}
+
+// reopen finds the guest's RAM again. A guest whose RAM is not to be found runs on, and is not handed over.
+func (m *machine) reopen(f *found) {
+	finds := []memory.Find{m.stored}
+	for _, g := range f.alive {
+		finds = append(finds, memory.InProcess(g.side.Process.PID()))
+	}
+	set, err := memory.Reopen(m.identities, append(finds, memory.ByPath)...)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.memory = set
+	if err != nil && len(f.alive) > 0 {
+		m.log.Error().Err(err).Msg("guest RAM not found again")
+		m.unfit = named(err, m.spec.Name)
+	}
+}
+
+// stored finds RAM among the descriptors that the service manager has kept. What it has under the name and is something else is passed over.
+func (m *machine) stored(id memory.Identity) (*os.File, error) {
+	f := m.d.custody.offer(m.spec.Name, id.Name)
+	if f == nil {
+		return nil, fs.ErrNotExist
+	}
+	defer m.d.custody.close(f)
+	return memory.Among([]*os.File{f})(id)
+}
+
+// bury ends QEMUs that do not have the guest, and clears them away.
+func (m *machine) bury(list ...*generation) {
+	for _, g := range list {
+		m.log.Info().Int("pid", g.side.Process.PID()).Int("generation", g.number).Msg("QEMU without a guest ended")
+		if err := g.side.Process.Kill(); err != nil {
+			m.log.Warn().Err(err).Msg("QEMU without a guest not ended")
+			continue
+		}
+		m.d.tasks.Go(func() {
+			select {
+			case <-g.side.Gone():
+				if err := g.discard(); err != nil {
+					m.log.Warn().Err(err).Msg("QEMU without a guest not cleared away")
+				}
+			case <-m.released:
+			}
+		})
+		m.mu.Lock()
+		m.forgetGenerationLocked(g.number)
+		m.mu.Unlock()
+	}
+}
+
+// settle makes g, which has the guest, the VM's QEMU again. If it does not answer it is called until it does.
+func (m *machine) settle(ctx context.Context, g *generation) {
+	if g.side.Monitor == nil {
+		m.begone(g)
+		m.d.tasks.Go(func() { m.keepCalling(g) })
+		return
+	}
+	events := g.side.Monitor.Subscribe()
+	status, err := m.welcome(ctx, g)
+	if err != nil {
+		m.log.Warn().Err(err).Msg("run state not read")
+	}
+	if err := g.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
+		m.log.Warn().Err(err).Msg("oom_score_adj not set")
+	}
+	if m.memory != nil {
+		m.d.custody.keep(m.spec.Name, m.memory)
+	}
+	m.mu.Lock()
+	m.arrivedLocked(g)
+	m.haveLocked(g)
+	m.ending, m.mute = nil, nil
+	m.setRunStateLocked(status)
+	m.noteLocked()
+	m.publishLocked()
+	m.mu.Unlock()
+	m.d.tasks.Go(func() { m.watch(g, events) })
+}
+
+// welcome asks a QEMU what its guest does. One that was started to run, and whose starter died before he said so, is told to.
+func (m *machine) welcome(ctx context.Context, g *generation) (qmp.RunState, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerSoon)
+	defer cancel()
+	status, err := g.side.Monitor.QueryStatus(ctx)
+	if err != nil {
+		return "", err
+	}
+	if status.Status != qmp.RunPrelaunch || g.number > 0 || g.line.Paused {
+		return status.Status, nil
+	}
+	if err := g.side.Monitor.Cont(ctx); err != nil {
+		return status.Status, err
+	}
+	status, err = g.side.Monitor.QueryStatus(ctx)
+	return status.Status, err
+}
+
+// arrivedLocked counts a handoff to g that the journal knows of and that was not written down any more.
+func (m *machine) arrivedLocked(g *generation) {
+	if m.lastKeeper == g.number {
+		return
+	}
+	m.completed++
+	if w, ok := (&record.VM{Generations: m.written}).Generation(m.lastKeeper); ok {
+		m.past = append(m.past, w.Binary.Path)
+	}
+	m.logs = append(m.logs, g.log())
+	if c := g.console(); c != "" {
+		m.consoles = append(m.consoles, c)
+	}
+	m.lastKeeper = g.number
+}
+
+// haveLocked makes g the QEMU that has the guest, as far as anybody knows, with all that hangs on it.
+func (m *machine) haveLocked(g *generation) {
+	m.current = g
+	m.value.Regions = nil
+	for _, r := range m.memory.Regions() {
+		m.value.Regions = append(m.value.Regions, r.Value().Reset(g.side.Process.PID()))
+	}
+	if m.names.links == nil {
+		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.line.Names)
+	}
+	if err := m.names.move(m.spec.Dir, g.line.Names); err != nil {
+		m.log.Warn().Err(err).Msg("public names not moved")
+	}
+}
+
+// begone shows a VM whose QEMU is alive and does not answer.
+func (m *machine) begone(g *generation) {
+	e := vmstate.Errorf(vmstate.QEMU, "cannot talk to the QEMU of %s: process %d is alive and its monitor does not answer", m.spec.Name, g.side.Process.PID()).
+		With("it is called again every second; one that was stopped goes on with kill -CONT, and `qlive rm --force " + m.spec.Name + "` ends one that hangs")
+	e.VM = m.spec.Name
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.arrivedLocked(g)
+	m.haveLocked(g)
+	m.mute, m.status, m.ending = e, vmstate.Broken, vmstate.ProblemOf(e)
+	m.noteLocked()
+	m.publishLocked()
+}
+
+// callAgain is how often a QEMU is called that does not answer.
+const callAgain = time.Second
+
+// keepCalling calls a QEMU until it answers or ends.
+func (m *machine) keepCalling(g *generation) {
+	for {
+		select {
+		case <-g.side.Gone():
+			m.ended(g, "")
+			return
+		case <-m.released:
+			return
+		case <-time.After(callAgain):
+		}
+		if m.call(m.d.running, g) == nil {
+			m.log.Info().Msg("QEMU answers again")
+			m.settle(m.d.running, g)
+			return
+		}
+	}
+}
+
+// endedBefore shows a VM whose QEMU had ended before the daemon did, or was never let run.
+func (m *machine) endedBefore() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.status == "" {
+		e := vmstate.Errorf(vmstate.Cancelled, "cannot start %s: the daemon ended while it was being started", m.spec.Name).
+			With("remove it with `qlive rm " + m.spec.Name + "`, and start it again")
+		e.VM = m.spec.Name
+		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(e)
+	}
+	if set, err := memory.Reopen(m.identities, memory.ByPath); err == nil { // a file on hugetlbfs that outlives its QEMU
+		m.memory = set
+	}
+	m.goneLocked()
+}
+
+// endedUnseen is what becomes of a VM whose QEMU ended while no daemon looked. A QEMU that ends by itself removes its socket; one that is killed,
+// or crashes, leaves it.
+func (m *machine) endedUnseen(why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, known := (&record.VM{Generations: m.written}).Generation(m.lastKeeper)
+	if known {
+		_, err := os.Lstat(g.Line.Monitor)
+		orderly := errors.Is(err, fs.ErrNotExist)
+		m.status = vmstate.Stopped
+		if !orderly && why == nil {
+			why = vmstate.Errorf(vmstate.QEMU, "cannot go on with %s: its QEMU, process %d, was killed or crashed while no daemon was watching", m.spec.Name, g.Process.PID).
+				With("see QEMU's log; remove the VM with `qlive rm " + m.spec.Name + "` and start it again")
+		}
+		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.Line.Names)
+		m.names.remove()
+	}
+	if why != nil {
+		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(named(why, m.spec.Name))
+	}
+	if m.status == "" {
+		m.status = vmstate.Stopped
+	}
+	m.goneLocked()
+}
+
+// goneLocked lets go of what a VM without a QEMU does not need, and shows it.
+func (m *machine) goneLocked() {
+	m.d.custody.release(m.spec.Name)
+	if err := errors.Join(m.memory.Close(), m.journal.Close(), m.place.remove()); err != nil {
+		m.log.Warn().Err(err).Msg("not everything was let go of")
+	}
+	m.written, m.lastKeeper = nil, record.None
+	close(m.settled)
+	m.noteLocked()
+	m.publishLocked()
+}

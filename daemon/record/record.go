@@ -1,0 +1,68 @@
+package record
+
+import (
+	"time"
+
+	"qlive/flip/memory"
+	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
+	"qlive/vmstate"
+)
+
+// VM is what is written down of a VM.
+type VM struct {
+	Spec      vmstate.VMSpec    `json:"spec"`
+	Facts     cmdline.Facts     `json:"facts"`
+	StartedAt time.Time         `json:"started_at"`
+	Memory    []memory.Identity `json:"memory"`
+	Objects   map[string]string `json:"objects,omitempty"` // RAM block to the id of its memory backend
+	Warnings  []string          `json:"warnings,omitempty"`
+
+	Generations []Generation `json:"generations"` // those whose QEMU may be alive, oldest first
+	Current     int          `json:"current"`     // number of the generation that has the guest; None if there is none
+	Next        int          `json:"next"`        // number of the next generation
+	Completed   int          `json:"completed"`   // handoffs
+	Past        []string     `json:"past,omitempty"`
+	Logs        []string     `json:"logs,omitempty"`     // of QEMU, oldest first
+	Consoles    []string     `json:"consoles,omitempty"` // what the guest has written, oldest first
+
+	// Ended, for a VM without a QEMU: how it shows itself, and why.
+	Ended  vmstate.Status   `json:"ended,omitempty"`
+	Ending *vmstate.Problem `json:"ending,omitempty"`
+}
+
+// None is the number of no generation.
+const None = -1
+
+// Generation is one QEMU of a VM.
+type Generation struct {
+	Number  int           `json:"number"`
+	Dir     string        `json:"dir"`
+	Line    *cmdline.Line `json:"line"`
+	Binary  qemu.Binary   `json:"binary"`
+	Version string        `json:"version"`
+	Package string        `json:"package,omitempty"`
+	// Process is zero from when the QEMU is about to be started until it has been.
+	Process qemu.Identity `json:"process,omitzero"`
+}
+
+// Generation finds a generation by its number.
+func (v *VM) Generation(number int) (Generation, bool) {
+	for _, g := range v.Generations {
+		if g.Number == number {
+			return g, true
+		}
+	}
+	return Generation{}, false
+}
+
+// Put enters g, or what is new of it.
+func (v *VM) Put(g Generation) {
+	for i := range v.Generations {
+		if v.Generations[i].Number == g.Number {
+			v.Generations[i] = g
+			return
+		}
+	}
+	v.Generations = append(v.Generations, g)
+}

@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+
+	"qlive/flip"
+	"qlive/flip/recovery"
+	"qlive/vmstate"
+)
+
+// recover brings the last migration of a VM to its end, if it has none, and puts into place what comes out.
+func (m *machine) recover(ctx context.Context, a *attempt, f *found) {
+	if a.last().Phase.Ended() {
+		m.putInPlace(ctx, ended(a, f), f)
+		return
+	}
+	out := flip.Recover(context.WithoutCancel(ctx), m.recovery(a, f)) // each of its steps has a limit, and it is not left in the middle
+	log := m.log.Info()
+	if out.Err != nil {
+		log = m.log.Warn().Err(out.Err)
+	}
+	log.Str("migration", out.Migration.ID).Str("from", string(a.last().Phase)).Str("phase", string(out.Migration.Phase)).Msg("handoff taken up")
+	m.d.metrics.handedOver(out.Migration)
+	m.d.registry.putMigration(out.Migration)
+	m.putInPlace(ctx, out, f)
+}
+
+// ended is how things stand after a handoff that has ended before.
+func ended(a *attempt, f *found) flip.Outcome {
+	last := a.last()
+	open := last.Phase == vmstate.Failed && last.Undecided && !last.Settled
+	out := flip.Outcome{Undecided: open, Migration: vmstate.Migration{Error: last.Error}}
+	sight := func(g *generation) recovery.Sight {
+		if g == nil {
+			return recovery.Dead
+		}
+		return recovery.Stands // or whatever a living one does
+	}
+	e := recovery.Evidence{Phase: last.Phase, Resolve: last.Resolve, Source: sight(f.source), Target: sight(f.target)}
+	switch e.Keeper(open) {
+	case recovery.ToSource:
+		out.Keeper = f.source.side
+	case recovery.ToTarget:
+		out.Keeper = f.target.side
+	}
+	return out
+}
+
+// recovery is what flip needs to know of a migration that has been left.
+func (m *machine) recovery(a *attempt, f *found) flip.Recovery {
+	r := flip.Recovery{
+		Records: a.records, Times: a.times, Migration: a.migration(m.binaryOf), Memory: m.memory, Journal: recorder{m.journal},
+		Publish: m.d.registry.putMigration, Failpoints: m.d.failpoints, Gate: &m.gate, ContLimit: m.d.contLimit, Log: m.log,
+	}
+	if f.source != nil {
+		r.Source = f.source.side
+	}
+	if f.target != nil {
+		r.Target = f.target.side
+	}
+	return r
+}
+
+// binaryOf finds the binary of the generation whose folder is dir.
+func (m *machine) binaryOf(dir string) (path, version string) {
+	for _, g := range m.written {
+		if g.Dir == dir && dir != "" {
+			return g.Binary.Path, g.Version
+		}
+	}
+	return "", ""
+}
+
+// putInPlace makes the VM what has come out of a handoff that was taken up, or that a person has decided of.
+func (m *machine) putInPlace(ctx context.Context, out flip.Outcome, f *found) {
+	keeper := f.has(out.Keeper)
+	switch {
+	case len(f.alive) == 0:
+	case out.Undecided, keeper == nil: // nobody has said who has the guest: nothing is touched
+		m.leaveOpen(out, f)
+		return
+	}
+	if keeper == nil {
+		m.endedUnseen(out.Err)
+		return
+	}
+	for _, g := range f.alive {
+		if g != keeper {
+			m.bury(g)
+		}
+	}
+	m.settle(ctx, keeper)
+}
+
+// leaveOpen keeps both QEMUs of a handoff that nobody can decide of, for a person to look at.
+func (m *machine) leaveOpen(out flip.Outcome, f *found) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	first, second := f.source, f.target
+	if first == nil {
+		first, second = f.target, nil
+	}
+	m.undecided, m.stray = true, second
+	if first != nil {
+		m.haveLocked(first)
+		m.d.tasks.Go(func() { m.await(first, "") })
+	}
+	if second != nil {
+		m.d.tasks.Go(func() { m.await(second, "") })
+	}
+	m.status, m.value.RunState = vmstate.Broken, "unknown"
+	switch {
+	case out.Err != nil:
+		m.ending = vmstate.ProblemOf(named(out.Err, m.spec.Name))
+	case out.Migration.Error != nil:
+		m.ending = out.Migration.Error
+	default:
+		m.ending = vmstate.ProblemOf(m.nobodyKnows("go on with"))
+	}
+	m.noteLocked()
+	m.publishLocked()
+}

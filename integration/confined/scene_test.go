@@ -39,10 +39,6 @@ func newScene(t *testing.T, configure func(*daemon.Config)) *scene {
 	s := &scene{points: points}
 	s.Lab = lab.New(t, lab.Options{Failpoints: points, Configure: configure})
 	s.bin = s.folder(t, 0o755)
-	// QEMU's user passes through on its way to its sockets, as it would through /run/qlive.
-	if err := os.Chmod(s.Dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
 	return s
 }
 

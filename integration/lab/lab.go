@@ -86,6 +86,11 @@ func New(t testing.TB, opts Options) *Lab {
 	if opts.Configure != nil {
 		opts.Configure(&cfg)
 	}
+	if cfg.User != "" { // it passes through on its way to its sockets, as it would through /run/qlive
+		if err := os.Chmod(l.Dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
 	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 	if testing.Verbose() {
 		log = log.Level(zerolog.DebugLevel)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/daemon"
 	"qlive/integration/env"
 	"qlive/integration/lab"
 	"qlive/internal/proc"
@@ -141,6 +142,34 @@ func TestHugePagesExactly(t *testing.T) {
 					t.Errorf("%v are left (%v)", left, err)
 				}
 			}
+		})
+	}
+}
+
+// Huge pages are of use to a QEMU that is not root's, which needs them to be its user's.
+func TestHugePagesOfAUser(t *testing.T) {
+	const pages = 32
+	for _, backing := range []vmstate.Backing{vmstate.Hugetlb, vmstate.Hugetlbfs} {
+		t.Run(string(backing), func(t *testing.T) {
+			wantPool(t, pages)
+			memory := vmstate.MemorySpec{Backing: backing}
+			if backing == vmstate.Hugetlbfs {
+				memory.Path = hugetlbfs(t, "pagesize=2M")
+			}
+			l := lab.New(t, lab.Options{NoTree: true, Configure: func(c *daemon.Config) { c.User = "nobody" }})
+			vm := begin(t, l, vmstate.VMSpec{Args: machineArgs("-m", "64"), Memory: memory})
+			for _, version := range []string{env.Newest, env.Installed} {
+				handOver(t, l, vmstate.MigrationSpec{VM: vm.Name, Binary: l.Env.QEMU(version)})
+			}
+			var st unix.Stat_t
+			vm, err := l.Client.VM(t.Context(), vm.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Stat("/proc/"+strconv.Itoa(vm.PID)+"/fd/3", &st); err != nil || st.Ino != vm.Regions[0].Inode || st.Uid == 0 || st.Mode&0o777 != 0o600 {
+				t.Errorf("the RAM is %+v, %v", st, err)
+			}
+			remove(t, l, vm.Name)
 		})
 	}
 }

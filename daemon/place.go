@@ -116,7 +116,9 @@ func (m *machine) findPlace() {
 		err = json.Unmarshal(text, &r)
 	}
 	if err == nil && r.Cgroup != "" {
-		m.place.group, err = cgroup.Find(r.Cgroup)
+		if m.place.group, err = cgroup.Find(r.Cgroup); vmstate.KindOf(err) == vmstate.NotFound {
+			err = nil // it went with the last QEMU
+		}
 	}
 	if m.place.user = r.User; err != nil {
 		m.unfit = vmstate.Errorf(vmstate.Host, "cannot hand %s over: as whom and in which cgroup its QEMUs run is not known any more: %w", m.spec.Name, err)

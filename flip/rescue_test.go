@@ -30,6 +30,13 @@ type actor struct {
 	hangs   string              // the command that it does not answer any more
 	said    []string            // commands that change something, each with the phase that the journal had
 	hung    bool
+	cont    func(*actor, *qmptest.Conn, qmptest.Request) bool // what it does instead when told to run, and whether it then hangs up; it holds mu
+}
+
+// die ends the process, and waits for that.
+func (a *actor) die() {
+	_ = a.process.Kill() // it cannot fail for a child
+	<-a.process.Done()
 }
 
 // play starts an actor. A state of "" is a process that has ended, "mute" one whose monitor nobody has met.
@@ -71,15 +78,18 @@ func (a *actor) serve(c *qmptest.Conn) {
 		if !ok {
 			return
 		}
-		a.answer(c, r)
+		if a.answer(c, r) {
+			return
+		}
 	}
 }
 
-func (a *actor) answer(c *qmptest.Conn, r qmptest.Request) {
+// answer answers, and tells whether it hangs up afterwards.
+func (a *actor) answer(c *qmptest.Conn, r qmptest.Request) (hangUp bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hung = a.hung || a.hangs == r.Command; a.hung {
-		return
+		return false
 	}
 	switch r.Command {
 	case "query-status":
@@ -90,9 +100,12 @@ func (a *actor) answer(c *qmptest.Conn, r qmptest.Request) {
 		c.Return(r, []any{})
 	case "cont":
 		a.note(r.Command)
+		if a.cont != nil {
+			return a.cont(a, c, r)
+		}
 		if a.refuses != "" {
 			c.Refuse(r, a.refuses)
-			return
+			return false
 		}
 		a.state = qmp.RunRunning
 		c.Return(r, nil)
@@ -107,6 +120,7 @@ func (a *actor) answer(c *qmptest.Conn, r qmptest.Request) {
 	default:
 		c.Return(r, nil)
 	}
+	return false
 }
 
 // note keeps that the command came, and what the journal said then. It needs a.mu.

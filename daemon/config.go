@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"qlive/restapi"
 	"qlive/vmstate"
 )
 
@@ -21,6 +22,12 @@ type Config struct {
 	RunDir   string `yaml:"run_dir"`   // sockets, logs and journals; should be a tmpfs
 	StateDir string `yaml:"state_dir"` // definitions
 	Group    string `yaml:"group"`     // whose members may operate VMs; none if it does not exist
+	// Others is what all other users of the host may do: "none", or "read" to let them see everything.
+	Others vmstate.Role   `yaml:"others"`
+	Listen string         `yaml:"listen"` // HOST:PORT of the REST API over TCP; empty for none
+	TLS    restapi.TLS    `yaml:"tls"`    // for listen
+	Hosts  []string       `yaml:"hosts"`  // names under which the API is asked for, beside localhost, addresses and those of tls.certificate
+	Limits restapi.Limits `yaml:"limits"`
 	// AllowedBinaries are patterns (path.Match, absolute) of QEMUs that may be run. If empty, any that is root's and that nobody else can
 	// write; a pattern only narrows that.
 	AllowedBinaries []string `yaml:"allowed_binaries"`
@@ -58,7 +65,7 @@ func LoadConfig(file string, getenv func(string) string) (Config, error) {
 		dec.KnownFields(true)
 		if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 			return c, vmstate.Errorf(vmstate.Invalid, "cannot read %s: %w", file, err).
-				With("the keys are socket, mount, run_dir, state_dir, group, allowed_binaries, user, cgroup and log_level")
+				With("docs/guide.md lists the keys")
 		}
 	case optional && errors.Is(err, os.ErrNotExist):
 	default:
@@ -93,6 +100,15 @@ func (c Config) Check() error {
 	}
 	if len(c.Socket) > maxSocketPath {
 		return vmstate.Errorf(vmstate.Invalid, "cannot listen on %s: the path of a unix socket has at most %d bytes, this one %d", c.Socket, maxSocketPath, len(c.Socket))
+	}
+	if c.Others > vmstate.RoleRead {
+		return vmstate.Errorf(vmstate.Invalid, "cannot let others %s: everybody on the host would", c.Others).With("set others to none or read; use group for those who operate VMs")
+	}
+	if err := c.Limits.Check(); err != nil {
+		return err
+	}
+	if err := restapi.CheckTCP(c.Listen, c.TLS); err != nil {
+		return err
 	}
 	for _, dir := range []string{c.RunDir, c.StateDir} {
 		if c.Mount != "none" && (within(c.Mount, dir) || within(dir, c.Mount)) {

@@ -16,7 +16,6 @@ import (
 	"qlive/fsview"
 	"qlive/internal/qemu"
 	"qlive/internal/systemd"
-	"qlive/restapi"
 	"qlive/vmstate"
 )
 
@@ -40,6 +39,7 @@ type Daemon struct {
 	pulse      *pulse
 	user       *qemu.User // of QEMUs
 	cgroups    cgroups
+	trust      vmstate.Trust // in the host's users; set by Open
 
 	tasks    sync.WaitGroup  // handoffs and watchers
 	requests sync.WaitGroup  // that begin them; none once closing is set
@@ -111,6 +111,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 		}
 	}()
 	d.openCgroups()
+	d.trust = d.learnTrust()
 	if err := d.hub.keepNumbers(filepath.Join(d.cfg.RunDir, "events.seq")); err != nil {
 		return err
 	}
@@ -179,23 +180,15 @@ func (d *Daemon) mount(ctx context.Context) error {
 	if err := os.MkdirAll(d.cfg.Mount, 0o755); err != nil && !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, os.ErrExist) {
 		return vmstate.Errorf(vmstate.Host, "cannot make the mount point: %w", err)
 	}
-	gid := d.group()
-	tree, err := fsview.Mount(ctx, d.cfg.Mount, d, fsview.Options{Logger: d.log, GID: max(gid, 0), AllowOther: true})
+	tree, err := fsview.Mount(ctx, d.cfg.Mount, d, fsview.Options{
+		Logger: d.log, Trust: d.trust, AllowOther: true,
+		MaxEventReaders: d.cfg.Limits.Streams, MaxEventReadersPerUser: d.cfg.Limits.StreamsPerUser,
+	})
 	if err != nil {
 		return err
 	}
 	d.tree = tree
 	return nil
-}
-
-// group is the number of the configured group, -1 if there is none.
-func (d *Daemon) group() int {
-	gid, err := restapi.GroupID(d.cfg.Group)
-	if err != nil {
-		d.log.Warn().Str("group", d.cfg.Group).Msg("group does not exist: root alone may operate VMs")
-		return -1
-	}
-	return gid
 }
 
 // lockDir makes this daemon the only one of its run directory.
@@ -211,19 +204,6 @@ func lockDir(dir string) (*os.File, error) {
 			With("stop that daemon, or give this one its own run_dir, socket and mount")
 	}
 	return f, nil
-}
-
-// Serve answers on the socket until ctx ends.
-func (d *Daemon) Serve(ctx context.Context) error {
-	gid := d.group()
-	l, err := d.listen(gid)
-	if err != nil {
-		return err
-	}
-	handler := restapi.New(d, restapi.Options{Version: d.registry.version, Logger: d.log, Access: restapi.LocalAccess{UID: uint32(os.Geteuid()), Group: gid}})
-	d.log.Info().Str("socket", d.cfg.Socket).Str("mount", d.cfg.Mount).Msg("daemon ready")
-	d.pulse.ready(ctx)
-	return restapi.Serve(ctx, l, handler)
 }
 
 // Close ends the daemon: handoffs that can still be undone are, the others finish; then the faces go. The guests run on.

@@ -13,14 +13,14 @@ const socketName = "qlive.sock"
 
 // listen takes the socket that the service manager already listens on for the daemon, if there is one: the one called socketName, or the
 // only one. Else it makes it.
-func (d *Daemon) listen(group int) (net.Listener, error) {
+func (d *Daemon) listen() (net.Listener, error) {
 	sockets := d.systemd.Take(func(f systemd.File) bool { return f.Name == socketName })
 	if len(sockets) == 0 {
 		sockets = d.systemd.Take(func(f systemd.File) bool { return restapi.Listens(f.File) })
 	}
 	switch len(sockets) {
 	case 0:
-		return restapi.Listen(d.cfg.Socket, group)
+		return restapi.Listen(d.cfg.Socket, d.trust)
 	case 1:
 	default:
 		for _, s := range sockets {

@@ -29,6 +29,15 @@ func Verbs() []Verb {
 	return []Verb{Migrate, Rollback, Cancel, Continue, Pause, Resume, Reset, Powerdown}
 }
 
+// Role is the least that may give the verb; false for one that nobody may give.
+func (v Verb) Role() (needs vmstate.Role, known bool) {
+	switch v {
+	case Migrate, Rollback, Cancel, Continue, Pause, Resume, Reset, Powerdown:
+		return vmstate.RoleOperate, true
+	}
+	return vmstate.RoleAdmin, false
+}
+
 // Command is what one write to ctl asks for.
 type Command struct {
 	Verb   Verb

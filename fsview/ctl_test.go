@@ -32,6 +32,15 @@ func record(callers chan<- fsview.Caller) func(context.Context, string, fsview.C
 	}
 }
 
+// hold is a Control that gives the caller to arrived and waits for answer.
+func hold(arrived chan<- fsview.Caller, answer <-chan struct{}) func(context.Context, string, fsview.Command, fsview.Caller) error {
+	return func(_ context.Context, _ string, _ fsview.Command, caller fsview.Caller) error {
+		arrived <- caller
+		<-answer
+		return nil
+	}
+}
+
 func TestParseCommand(t *testing.T) {
 	for _, c := range []struct {
 		name, written string

@@ -19,6 +19,8 @@
 //     snapshot; there is no second copy of the state that could go stale, and a lookup costs the same
 //     memory for one VM as for ten thousand.
 //   - The kernel caches nothing: all timeouts are zero, all files are read directly.
+//   - Who may read and write stands in the modes, which the kernel holds everybody to; what a writer of ctl may do is asked once
+//     more for each command, by [vmstate.Trust], the rule that REST goes by.
 //   - Everything but ctl refuses to be written, moved, removed or changed, also by root.
 //   - The descriptor of /dev/fuse is close-on-exec from the start: a QEMU that inherited it would keep a
 //     dead daemon's mount hanging.

@@ -13,36 +13,66 @@ import (
 	"qlive/vmstate"
 )
 
+// reader is somebody who opens events. All administrators are one, since their places are their own.
+type reader struct {
+	admin bool
+	uid   uint32 // 0 for an administrator
+}
+
+// reader is the sender of the request of ctx.
+func (t *FS) reader(ctx context.Context) reader {
+	who := callerOf(ctx)
+	if t.role(who) == vmstate.RoleAdmin {
+		return reader{admin: true}
+	}
+	return reader{uid: who.UID}
+}
+
 // streams are the open files events.
 type streams struct {
-	max     int
+	max     int           // of administrators, and of all others
+	perUser int           // of the others
 	closing chan struct{} // closed when no more events shall be read
 
 	mu      sync.Mutex
 	closed  bool
-	places  int // taken, by handles or by somebody about to make one
+	places  map[reader]int // taken, by handles or by somebody about to make one
 	handles map[*streamHandle]struct{}
 }
 
-func newStreams(max int) *streams {
-	return &streams{max: max, closing: make(chan struct{}), handles: make(map[*streamHandle]struct{})}
+func newStreams(max, perUser int) *streams {
+	return &streams{max: max, perUser: perUser, closing: make(chan struct{}), places: make(map[reader]int), handles: make(map[*streamHandle]struct{})}
 }
 
-// subscribe opens source's events.
-func (s *streams) subscribe(source Source) (*streamHandle, syscall.Errno) {
+// full tells whether there is no place for who. It needs s.mu.
+func (s *streams) full(who reader) bool {
+	if who.admin {
+		return s.places[who] >= s.max
+	}
+	others := 0
+	for r, n := range s.places {
+		if !r.admin {
+			others += n
+		}
+	}
+	return others >= s.max || s.places[who] >= s.perUser
+}
+
+// subscribe opens source's events for who.
+func (s *streams) subscribe(source Source, who reader) (*streamHandle, syscall.Errno) {
 	s.mu.Lock()
 	switch {
 	case s.closed:
 		s.mu.Unlock()
 		return nil, syscall.ESHUTDOWN
-	case s.places >= s.max:
+	case s.full(who):
 		s.mu.Unlock()
 		return nil, syscall.EMFILE
 	}
-	s.places++
+	s.places[who]++
 	s.mu.Unlock()
 
-	h := &streamHandle{owner: s, sub: source.Subscribe(0), turn: make(chan struct{}, 1)}
+	h := &streamHandle{owner: s, who: who, sub: source.Subscribe(0), turn: make(chan struct{}, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handles[h] = struct{}{}
@@ -55,7 +85,9 @@ func (s *streams) drop(h *streamHandle) {
 	_, found := s.handles[h]
 	if found {
 		delete(s.handles, h)
-		s.places--
+		if s.places[h.who]--; s.places[h.who] == 0 {
+			delete(s.places, h.who)
+		}
 	}
 	s.mu.Unlock()
 	if found {
@@ -86,6 +118,7 @@ func (s *streams) dropAll() {
 // streamHandle is an open file events.
 type streamHandle struct {
 	owner *streams
+	who   reader
 	sub   vmstate.Subscription
 
 	turn chan struct{} // held by the one reader who may use what follows

@@ -9,9 +9,10 @@ import (
 // What tests in package fsview_test may see.
 
 var (
-	FileName       = fileName
-	ParseMountinfo = parseMountinfo
-	MountFUSE      = mountFUSE
+	FileName         = fileName
+	ParseMountinfo   = parseMountinfo
+	ParseCredentials = parseCredentials
+	MountFUSE        = mountFUSE
 )
 
 // WithClock is o with another clock for the tree.

@@ -26,10 +26,12 @@ func (h *textHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadR
 	return fuse.ReadResultData(h.data[off:min(off+int64(len(dest)), int64(len(h.data)))]), 0
 }
 
-// controlHandle is a ctl opened for writing.
+// controlHandle is a ctl opened for writing. A command counts as given by whoever may do less, the one that opened the file or the one that
+// writes: so nobody gains by handing an open ctl to somebody else, such as to a program that runs as root and can be made to write.
 type controlHandle struct {
-	tree *FS
-	vm   control
+	tree   *FS
+	vm     control
+	opener vmstate.Role
 }
 
 func (h *controlHandle) opened() any { return h.vm }
@@ -63,9 +65,10 @@ func (h *controlHandle) obey(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
-	var who Caller
-	if c, ok := fuse.FromContext(ctx); ok {
-		who = Caller{UID: c.Uid, GID: c.Gid, PID: c.Pid}
+	who := callerOf(ctx)
+	has := min(h.opener, h.tree.role(who))
+	if needs, known := cmd.Verb.Role(); !known || has < needs {
+		return vmstate.Lacking(string(cmd.Verb)+" "+string(h.vm), has, needs)
 	}
 	// The request's own context ends with any signal to the writer; the command must not: see ControlTimeout.
 	ctx, cancel := context.WithTimeout(h.tree.ctx, h.tree.opts.ControlTimeout)

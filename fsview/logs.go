@@ -11,16 +11,9 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-)
 
-// size is how much text a file on the host has; one that is missing, or no ordinary file, has none.
-func size(name string) (int64, time.Time) {
-	info, err := os.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() {
-		return 0, time.Time{}
-	}
-	return info.Size(), info.ModTime()
-}
+	"qlive/vmstate/logfile"
+)
 
 // stat is the size of the files together, and when the last of them changed; otherwise is taken where
 // there is none.
@@ -28,7 +21,7 @@ func (l logText) stat(otherwise time.Time) (uint64, time.Time) {
 	var total int64
 	var changed time.Time
 	for _, name := range l {
-		n, at := size(name)
+		n, at := logfile.Stat(name)
 		total += n
 		if at.After(changed) {
 			changed = at
@@ -88,7 +81,7 @@ func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 			break
 		}
 		if !complete {
-			end, _ := size(name)
+			end, _ := logfile.Stat(name)
 			h.done = append(h.done, min(end, at+int64(got)))
 		}
 		base += h.done[i]
@@ -111,17 +104,17 @@ func (h *logHandle) follow() {
 
 func hasText(files []string) bool {
 	return slices.ContainsFunc(files, func(name string) bool {
-		n, _ := size(name)
+		n, _ := logfile.Stat(name)
 		return n > 0
 	})
 }
 
 // pread reads at off; nothing where there is no such file any more.
 func pread(name string, dest []byte, off int64) (int, error) {
-	if n, _ := size(name); n <= off {
-		return 0, nil // also what is no ordinary file, and could block
+	if n, _ := logfile.Stat(name); n <= off {
+		return 0, nil
 	}
-	f, err := os.Open(name)
+	f, err := logfile.Open(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -32,7 +32,6 @@ type FS struct {
 	dev    uint64 // of its files
 	source Source
 	opts   Options
-	uid    uint32
 
 	refusals refusals
 	streams  *streams
@@ -50,6 +49,7 @@ type FS struct {
 // ctx bounds the mounting alone.
 func Mount(ctx context.Context, dir string, source Source, opts Options) (*FS, error) {
 	opts = opts.withDefaults()
+	opts.Trust.UID = uint32(os.Geteuid())
 	dir, err := mountPoint(ctx, dir, opts.Logger)
 	if err != nil {
 		return nil, err
@@ -59,8 +59,8 @@ func Mount(ctx context.Context, dir string, source Source, opts Options) (*FS, e
 		return nil, err
 	}
 	t := &FS{
-		dir: dir, source: source, opts: opts, uid: uint32(os.Geteuid()),
-		streams: newStreams(opts.MaxEventReaders), served: make(chan struct{}),
+		dir: dir, source: source, opts: opts,
+		streams: newStreams(opts.MaxEventReaders, opts.MaxEventReadersPerUser), served: make(chan struct{}),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	// From here on the descriptor is the server's.

@@ -6,6 +6,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"qlive/vmstate"
 )
 
 // node is a file or folder that the kernel knows: a path, looked up anew in each request.
@@ -88,7 +90,7 @@ func (n *node) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) sy
 }
 
 // Open takes hold of a file.
-func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	found, ok := n.tree.moment().at(n.path)
 	if !ok {
 		return nil, 0, syscall.ENOENT
@@ -103,9 +105,9 @@ func (n *node) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 	case logText:
 		return &logHandle{tree: n.tree, path: n.path, files: f}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 	case control:
-		return &controlHandle{n.tree, f}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
+		return &controlHandle{n.tree, f, n.tree.role(callerOf(ctx))}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH, 0
 	case stream:
-		h, errno := n.tree.streams.subscribe(n.tree.source)
+		h, errno := n.tree.streams.subscribe(n.tree.source, n.tree.reader(ctx))
 		if errno != 0 {
 			return nil, 0, errno
 		}
@@ -178,22 +180,26 @@ func (t *FS) moment() moment {
 // on opening.
 func (t *FS) attr(m moment, found any, out *fuse.Attr) {
 	out.Nlink = 1
-	out.Uid = t.uid
+	out.Uid = t.opts.Trust.UID
 	changed := m.snap.At
+	who := uint32(0o700) // whom the modes below speak of
+	if t.opts.Trust.Group > 0 {
+		who |= 0o070
+		out.Gid = uint32(t.opts.Trust.Group)
+	}
+	if t.opts.Trust.Others >= vmstate.RoleRead {
+		who |= 0o007
+	}
 	switch f := found.(type) {
 	case folder:
-		out.Mode = syscall.S_IFDIR | 0o555
+		out.Mode = syscall.S_IFDIR | 0o555&who
 	case control:
-		out.Mode = syscall.S_IFREG | 0o200
-		if t.opts.GID > 0 {
-			out.Mode |= 0o020
-			out.Gid = uint32(t.opts.GID)
-		}
+		out.Mode = syscall.S_IFREG | 0o220&who
 	case logText:
-		out.Mode = syscall.S_IFREG | 0o444
+		out.Mode = syscall.S_IFREG | 0o444&who
 		out.Size, changed = f.stat(changed)
 	default:
-		out.Mode = syscall.S_IFREG | 0o444
+		out.Mode = syscall.S_IFREG | 0o444&who
 	}
 	out.SetTimes(&changed, &changed, &changed)
 }

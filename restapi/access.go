@@ -2,9 +2,14 @@ package restapi
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
-	"slices"
+	"net/http"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,76 +17,101 @@ import (
 	"qlive/vmstate"
 )
 
-// Role is what a caller may do. A higher one may do all that a lower one may.
-type Role int
-
-// The roles.
-const (
-	RoleRead    Role = iota // look
-	RoleOperate             // act on VMs that there are
-	RoleAdmin               // say what is run
-)
-
-// String is the role's name.
-func (r Role) String() string {
-	switch r {
-	case RoleOperate:
-		return "operate"
-	case RoleAdmin:
-		return "admin"
-	}
-	return "read"
-}
-
-// Peer is who is at the other end of a connection, as the kernel says, at the time it was accepted.
+// Peer is who is at the other end of a connection: on a unix socket as the kernel said at the time it was accepted, over TCP as its
+// certificate says.
 type Peer struct {
-	Local  bool // a unix socket; the rest is known only then
+	Local  bool // a unix socket; the next three are known only then
 	PID    int32
 	UID    uint32
 	Groups []uint32 // the primary group and the others
+
+	// Certificate is the client's, verified against the configured authority; nil on a unix socket.
+	Certificate *x509.Certificate
+}
+
+// String names the peer: two that are not the same user have different names.
+func (p Peer) String() string {
+	switch {
+	case p.Local:
+		return fmt.Sprintf("uid %d", p.UID)
+	case p.Certificate != nil:
+		return fmt.Sprintf("certificate %q %s", p.Certificate.Subject.CommonName, fingerprint(p.Certificate))
+	}
+	return "nobody"
+}
+
+// fingerprint is the SHA-256 of the whole certificate in hexadecimal, as `openssl x509 -fingerprint -sha256` has it without colons.
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // Access decides what a peer may do.
 type Access interface {
-	Role(Peer) Role
+	Role(Peer) vmstate.Role
 }
 
-// LocalAccess gives root and UID every right, members of Group the right to operate, and others, local or not, the right to read.
-type LocalAccess struct {
-	UID   uint32 // the daemon's own
-	Group int    // -1 for none
+// Rules is an Access: the host's users by what Users says, others by their certificates.
+type Rules struct {
+	Users        vmstate.Trust
+	Certificates []CertificateRule
 }
 
-// Role implements Access.
-func (a LocalAccess) Role(p Peer) Role {
-	switch {
-	case p.Local && (p.UID == 0 || p.UID == a.UID):
-		return RoleAdmin
-	case p.Local && a.Group >= 0 && slices.Contains(p.Groups, uint32(a.Group)):
-		return RoleOperate
+// Role implements Access. Who has neither a user nor a certificate that a rule fits has no role.
+func (r Rules) Role(p Peer) vmstate.Role {
+	if p.Local {
+		return r.Users.Role(p.UID, p.Groups)
 	}
-	return RoleRead
+	if p.Certificate != nil {
+		for _, rule := range r.Certificates {
+			if rule.fits(p.Certificate) {
+				return rule.Role
+			}
+		}
+	}
+	return vmstate.RoleNone
 }
 
 type peerKey struct{}
 
-// withPeer keeps in ctx who is at the other end of c. It is read once, when the connection is accepted: whoever
-// is given the descriptor later acts with the rights of the one that connected.
+// withPeer keeps in ctx who is at the other end of c, which comes from a gate. It was read once, when the connection was accepted:
+// whoever is given the descriptor later acts with the rights of the one that connected.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
-	unixConn, ok := c.(*net.UnixConn)
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	admitted, ok := c.(*conn)
 	if !ok {
 		return ctx
 	}
-	p, err := readPeer(unixConn)
-	if err != nil {
-		p = Peer{Local: true, UID: ^uint32(0)} // nobody: what the kernel will not vouch for may only read
+	if admitted.surplus {
+		ctx = context.WithValue(ctx, surplusKey{}, true)
 	}
-	return context.WithValue(ctx, peerKey{}, p)
+	return context.WithValue(ctx, peerKey{}, admitted.peer)
+}
+
+// certified is r with the client's certificate in place of the nobody that its connection was before the handshake.
+func certified(r *http.Request) *http.Request {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		return r
+	}
+	peer := peerOf(r.Context())
+	peer.Certificate = r.TLS.PeerCertificates[0]
+	return r.WithContext(context.WithValue(r.Context(), peerKey{}, peer))
 }
 
 // peerOf is who sent the request of ctx.
 func peerOf(ctx context.Context) Peer {
 	p, _ := ctx.Value(peerKey{}).(Peer)
+	return p
+}
+
+// peerOfSocket is who has connected to a unix socket. What the kernel will not vouch for is nobody.
+func peerOfSocket(c *net.UnixConn) Peer {
+	p, err := readPeer(c)
+	if err != nil {
+		return Peer{Local: true, UID: ^uint32(0)}
+	}
 	return p
 }
 
@@ -123,14 +153,4 @@ func peerGroups(fd uintptr) ([]uint32, error) {
 			return nil, errno
 		}
 	}
-}
-
-// allow is nil if the sender of the request may do what needs role.
-func (a *api) allow(ctx context.Context, role Role) error {
-	has := a.access.Role(peerOf(ctx))
-	if has >= role {
-		return nil
-	}
-	return vmstate.Errorf(vmstate.Denied, "cannot do this as role %s: it needs role %s", has, role).
-		With("use sudo, or let an administrator add you to the group that owns the socket")
 }

@@ -19,15 +19,13 @@ import (
 	"qlive/vmstate"
 )
 
-// maxBody is the largest request body, in bytes; one of just this size is refused already.
-const maxBody = 1 << 20
-
 // Options of the API. The zero value serves.
 type Options struct {
 	Version string         // of this build
 	Logger  zerolog.Logger // requests that change something at info, the others at debug
-	Access  Access         // by default root and the process's own user are admin, all others may read
-	Hosts   []string       // names that a request over TCP may be for, beside localhost and addresses
+	Access  Access         // by default root and the process's own user are admin, and nobody else is let in
+	Hosts   []string       // names that a request may be for, beside localhost and addresses
+	Limits  Limits         // by default DefaultLimits
 
 	// Heartbeat is how often an idle stream of events says that it is alive; 15 s by default.
 	Heartbeat time.Duration
@@ -44,10 +42,14 @@ type api struct {
 	svc    Service
 	opts   Options
 	access Access
+	roles  map[string]vmstate.Role // of each route
 	keys   *keyring
-	huma   huma.API
-	router *chi.Mux
-	spec   []byte // the OpenAPI document
+	// streams are the clients that follow something.
+	streams *pool
+	huma    huma.API
+	router  *chi.Mux
+	guarded chi.Router // the router, with roles enforced: what every route is added to
+	spec    []byte     // the OpenAPI document
 }
 
 // New builds the API of svc. The handler starts no goroutine of its own.
@@ -60,10 +62,12 @@ func New(svc Service, opts Options) http.Handler {
 func OpenAPI() []byte { return build(nil, Options{}).spec }
 
 func build(svc Service, opts Options) *api {
-	a := &api{svc: svc, opts: opts, access: opts.Access, keys: newKeyring(), router: chi.NewMux()}
+	a := &api{svc: svc, opts: opts, access: opts.Access, roles: routeRoles(), keys: newKeyring(), router: chi.NewMux()}
 	if a.access == nil {
-		a.access = LocalAccess{UID: uint32(os.Geteuid()), Group: -1}
+		a.access = Rules{Users: vmstate.Trust{UID: uint32(os.Geteuid())}}
 	}
+	a.opts.Limits = opts.Limits.orDefaults()
+	a.streams = newPool(a.opts.Limits.Streams, a.opts.Limits.StreamsPerUser)
 	if a.opts.Heartbeat == 0 {
 		a.opts.Heartbeat = 15 * time.Second
 	}
@@ -79,7 +83,8 @@ func build(svc Service, opts Options) *api {
 	a.router.Use(middleware.GetHead)
 	a.router.NotFound(a.unknownRoute)
 	a.router.MethodNotAllowed(a.wrongMethod)
-	a.huma = humachi.New(a.router, humaConfig())
+	a.guarded = a.router.With(a.enforce)
+	a.huma = humachi.New(a.guarded, humaConfig())
 	a.huma.OpenAPI().Components.Schemas.RegisterTypeAlias(typeOf[huma.ErrorModel](), typeOf[Refusal]())
 	a.vmRoutes()
 	a.consoleRoutes()
@@ -117,22 +122,14 @@ func marshal(w io.Writer, v any) error {
 	return nil
 }
 
-// add registers an operation for callers of at least the given role. What the handler returns as an error leaves
-// as a problem.
-func add[I, O any](a *api, role Role, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
-		if err := a.allow(ctx.Context(), role); err != nil {
-			_, w := humachi.Unwrap(ctx)
-			refusalOf(err).write(w)
-			return
-		}
-		next(ctx)
-	})
+// add registers an operation; routeRoles says who may use it. What the handler returns as an error leaves as a problem.
+func add[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.MaxBodyBytes, op.BodyReadTimeout = a.opts.Limits.BodyBytes, a.opts.Limits.BodyTime
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
 	op.Responses["default"] = &huma.Response{Description: "A problem", Content: problemContent(a)}
-	op.Extensions = map[string]any{"x-qlive-role": role.String()}
+	op.Extensions = map[string]any{"x-qlive-role": a.roles[op.Method+" "+op.Path].String()}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err == nil {

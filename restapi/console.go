@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 
 	"qlive/vmstate"
+	"qlive/vmstate/logfile"
 )
 
 // followEvery is how often a followed file is looked at. The files are local and each look is a stat; inotify would
@@ -35,13 +35,13 @@ func (a *api) consoleRoutes() {
 	text := func(what string) map[string]*huma.Response {
 		return map[string]*huma.Response{"200": {Description: what, Content: textContent("text/plain", "")}}
 	}
-	add(a, RoleRead, huma.Operation{OperationID: "read-console", Method: http.MethodGet, Path: "/vms/{vm}/console", Summary: "Read what the guest wrote on its serial console", Tags: []string{"Console"},
+	add(a, huma.Operation{OperationID: "read-console", Method: http.MethodGet, Path: "/vms/{vm}/console", Summary: "Read what the guest wrote on its serial console", Tags: []string{"Console"},
 		Description: "The bytes as they came, over all QEMUs that had the guest.", Responses: text("The console's text")},
 		a.logReader(func(vm vmstate.VM) []string { return vm.ConsoleLog }))
-	add(a, RoleRead, huma.Operation{OperationID: "read-log", Method: http.MethodGet, Path: "/vms/{vm}/log", Summary: "Read what QEMU wrote on its standard error", Tags: []string{"Console"},
+	add(a, huma.Operation{OperationID: "read-log", Method: http.MethodGet, Path: "/vms/{vm}/log", Summary: "Read what QEMU wrote on its standard error", Tags: []string{"Console"},
 		Responses: text("QEMU's log")}, a.logReader(func(vm vmstate.VM) []string { return vm.QEMULog }))
-	add(a, RoleOperate, huma.Operation{OperationID: "write-console", Method: http.MethodPost, Path: "/vms/{vm}/console", Summary: "Type on the guest's serial console", Tags: []string{"Console"},
-		Description: "The body's bytes, as they are.", DefaultStatus: http.StatusNoContent, MaxBodyBytes: maxBody}, a.typeConsole)
+	add(a, huma.Operation{OperationID: "write-console", Method: http.MethodPost, Path: "/vms/{vm}/console", Summary: "Type on the guest's serial console", Tags: []string{"Console"},
+		Description: "The body's bytes, as they are.", DefaultStatus: http.StatusNoContent}, a.typeConsole)
 }
 
 func (a *api) typeConsole(_ context.Context, in *typeInput) (*struct{}, error) {
@@ -62,6 +62,13 @@ func (a *api) logReader(pick func(vmstate.VM) []string) func(context.Context, *l
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			if r.Method == http.MethodHead {
 				return
+			}
+			if in.Follow {
+				done, ok := a.follow(r, w, "follower of a log")
+				if !ok {
+					return
+				}
+				defer done()
 			}
 			w.WriteHeader(http.StatusOK)
 			a.copyLogs(r.Context(), w, pick, in)
@@ -105,12 +112,9 @@ func allBut(tail int64, paths []string) map[string]int64 {
 		return out
 	}
 	for _, path := range slices.Backward(paths) {
-		info, err := os.Stat(path)
-		if err != nil {
-			continue // it is as if empty
-		}
-		keep := min(tail, info.Size())
-		out[path] = info.Size() - keep
+		size, _ := logfile.Stat(path)
+		keep := min(tail, size)
+		out[path] = size - keep
 		tail -= keep
 	}
 	return out
@@ -118,17 +122,17 @@ func allBut(tail int64, paths []string) map[string]int64 {
 
 // copyFrom sends what the file holds after offset. A file that is not there is empty.
 func copyFrom(w io.Writer, path string, offset int64) (int64, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() <= offset {
+	size, _ := logfile.Stat(path)
+	if size <= offset {
+		return 0, nil
+	}
+	f, err := logfile.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
 	defer f.Close()
-	return io.Copy(w, io.NewSectionReader(f, offset, info.Size()-offset))
+	return io.Copy(w, io.NewSectionReader(f, offset, size-offset))
 }

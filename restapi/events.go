@@ -41,9 +41,10 @@ func (a *api) eventRoutes() {
 		Description: "Server-sent events. Each has an id, an event name (vm, region, migration, health, reset, lost) and as data an Event. " +
 			"Without Last-Event-ID the first is a reset, whose data is the whole State. A client that is too slow gets lost as its last and is closed: come back with its last id. " +
 			"A comment comes when nothing else has for 15 s.",
-		Responses: map[string]*huma.Response{"200": {Description: "The events: each data line is an Event", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[vmstate.Event](a)}}}},
+		Responses: map[string]*huma.Response{"503": {Description: "As many follow already as may; see Retry-After", Content: problemContent(a)},
+			"200": {Description: "The events: each data line is an Event", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: schemaOf[vmstate.Event](a)}}}},
 	}
-	add(a, RoleRead, op, func(ctx context.Context, in *eventsInput) (*huma.StreamResponse, error) {
+	add(a, op, func(ctx context.Context, in *eventsInput) (*huma.StreamResponse, error) {
 		after, err := in.after()
 		if err != nil {
 			return nil, err
@@ -53,12 +54,28 @@ func (a *api) eventRoutes() {
 			if r.Method == http.MethodHead {
 				return
 			}
+			done, ok := a.follow(r, w, "reader of events")
+			if !ok {
+				return
+			}
+			defer done()
 			sub := a.svc.Subscribe(after)
 			defer sub.Close()
 			s := &eventStream{w: w, control: http.NewResponseController(w), timeout: a.opts.WriteTimeout}
 			s.run(r.Context(), sub.Events, in.VM, a.opts.Heartbeat)
 		}}, nil
 	})
+}
+
+// follow takes a place for a client that will stay; false if there is none, and then the client has been told.
+func (a *api) follow(r *http.Request, w http.ResponseWriter, what string) (done func(), ok bool) {
+	peer := peerOf(r.Context())
+	done, ok = a.streams.take(peer.String(), a.access.Role(peer) == vmstate.RoleAdmin)
+	if !ok {
+		w.Header().Set("Retry-After", retryAfter)
+		tooMany(what).write(w)
+	}
+	return done, ok
 }
 
 // eventStream writes server-sent events to one client.

@@ -17,6 +17,9 @@ import (
 	"qlive/vmstate"
 )
 
+// retryAfter is when a client that was turned away for lack of room may come again, in seconds.
+const retryAfter = "5"
+
 type prefixKey struct{}
 
 // guard is what every request passes before it is routed.
@@ -39,8 +42,12 @@ func (a *api) guard(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		h.Set("Qlive-Version", a.opts.Version)
-		r = unversioned(r)
+		r = unversioned(certified(r))
 		if refusal := a.vet(r); refusal != nil {
+			if refusal.Status == http.StatusServiceUnavailable {
+				h.Set("Retry-After", retryAfter)
+				h.Set("Connection", "close")
+			}
 			refusal.write(seen)
 			return
 		}
@@ -55,7 +62,7 @@ func (a *api) log(w middleware.WrapResponseWriter, r *http.Request, begin time.T
 	}
 	peer := peerOf(r.Context())
 	event.Str("method", r.Method).Str("path", r.URL.Path).Int("status", w.Status()).
-		Uint32("uid", peer.UID).Int32("pid", peer.PID).Dur("took", time.Since(begin)).Msg("request answered")
+		Stringer("who", peer).Int32("pid", peer.PID).Dur("took", time.Since(begin)).Msg("request answered")
 }
 
 // unversioned is r for the same route at the root, if it is for one under /v1.
@@ -85,10 +92,16 @@ func location(ctx context.Context, path ...string) string {
 
 // vet refuses what no route should see. It may set the content type of r.
 func (a *api) vet(r *http.Request) *Refusal {
-	if r.ContentLength >= maxBody {
+	if r.Context().Value(surplusKey{}) != nil {
+		return tooMany("connection")
+	}
+	if err := a.vetPeer(peerOf(r.Context())); err != nil {
+		return refusalOf(err)
+	}
+	if limit := a.opts.Limits.BodyBytes; r.ContentLength >= limit {
 		// Before it is read: curl asks first (Expect: 100-continue), and is answered at once.
 		return withStatus(http.StatusRequestEntityTooLarge,
-			vmstate.Errorf(vmstate.Invalid, "cannot take a body of %d bytes: the limit is below %d", r.ContentLength, maxBody))
+			vmstate.Errorf(vmstate.Invalid, "cannot take a body of %d bytes: the limit is below %d", r.ContentLength, limit))
 	}
 	if err := a.vetBrowser(r); err != nil {
 		return refusalOf(err)
@@ -99,23 +112,43 @@ func (a *api) vet(r *http.Request) *Refusal {
 	return vetContentType(r)
 }
 
-// vetBrowser refuses what a browser sends for a page that is not ours: to a TCP port, or to the socket
-// through a forwarded port.
+// vetPeer turns away whoever may do nothing here, whatever they ask for.
+func (a *api) vetPeer(peer Peer) error {
+	if c := peer.Certificate; c != nil && time.Now().After(c.NotAfter) {
+		// It was good when the connection began, which may be long ago.
+		return vmstate.Errorf(vmstate.Denied, "cannot take a certificate that has expired at %s", c.NotAfter.UTC().Format(time.RFC3339)).With("renew it")
+	}
+	if a.access.Role(peer) > vmstate.RoleNone {
+		return nil
+	}
+	e := vmstate.Lacking("use qlive", vmstate.RoleNone, vmstate.RoleRead)
+	if !peer.Local {
+		e.With("use a client certificate to which tls.roles in the daemon's configuration gives a role")
+	}
+	return e
+}
+
+// vetBrowser refuses what a browser sends for a page that is not ours: to a TCP port, or to the socket through a port that is
+// forwarded to it.
+//
+// A page whose own name is made to lead here (DNS rebinding) is of one origin with us to the browser, which then says no more than the name.
+// So the name must be one that nobody else can own. On the socket that is any without a dot: people and programs make one up there.
 func (a *api) vetBrowser(r *http.Request) error {
 	local := peerOf(r.Context()).Local
 	site := r.Header.Get("Sec-Fetch-Site")
 	origins := slices.Concat(r.Header.Values("Origin"), r.Header.Values("Referer"))
-	if (!local || len(origins) > 0) && !a.knownHost(r.Host) {
-		return vmstate.Errorf(vmstate.Denied, "cannot answer for the host %q", r.Host).
-			With("use localhost or an address, or add the name to the configuration")
+	madeUp := local && len(origins) == 0 && !strings.Contains(r.Host, ".")
+	if !madeUp && !a.knownHost(r.Host) {
+		return vmstate.Errorf(vmstate.Denied, "cannot answer for the host %.100q", r.Host).
+			With("use localhost or an address, or add the name to hosts in the configuration")
 	}
 	for _, origin := range origins {
 		if u, err := url.Parse(origin); err != nil || u.Host != r.Host {
-			return vmstate.Errorf(vmstate.Denied, "cannot take a request on behalf of %q", origin)
+			return vmstate.Errorf(vmstate.Denied, "cannot take a request on behalf of %.100q", origin)
 		}
 	}
 	if site != "" && site != "same-origin" && site != "none" {
-		return vmstate.Errorf(vmstate.Denied, "cannot take a request on behalf of another site (%s)", site)
+		return vmstate.Errorf(vmstate.Denied, "cannot take a request on behalf of another site (%.20s)", site)
 	}
 	return nil
 }

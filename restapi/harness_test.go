@@ -28,13 +28,14 @@ type server struct {
 	svc    *restapitest.Service
 	socket string
 	http   *http.Client
+	scheme string // and host, of URLs
 	stop   func() // ends the server and waits for it
 }
 
 // everyone is an Access that gives all the same role.
-type everyone restapi.Role
+type everyone vmstate.Role
 
-func (e everyone) Role(restapi.Peer) restapi.Role { return restapi.Role(e) }
+func (e everyone) Role(restapi.Peer) vmstate.Role { return vmstate.Role(e) }
 
 // start serves svc until the test ends.
 func start(t *testing.T, svc *restapitest.Service, opts restapi.Options) *server {
@@ -48,23 +49,29 @@ func start(t *testing.T, svc *restapitest.Service, opts restapi.Options) *server
 	if opts.Crash == nil {
 		opts.Crash = func(reason any, stack []byte) { t.Errorf("a handler panicked: %v\n%s", reason, stack) }
 	}
+	return serve(t, svc, restapi.New(svc, opts), opts.Limits)
+}
+
+// serve serves handler, which is svc's, until the test ends.
+func serve(t *testing.T, svc *restapitest.Service, handler http.Handler, limits restapi.Limits) *server {
+	t.Helper()
 	// Not t.TempDir: with a long test name it is longer than a socket's path may be.
 	dir, err := os.MkdirTemp("", "qlive")
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "s")
-	l, err := restapi.Listen(socket, -1)
+	l, err := restapi.Listen(socket, vmstate.Trust{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- restapi.Serve(ctx, l, restapi.New(svc, opts)) }()
+	go func() { done <- restapi.Server{Handler: handler, Limits: limits}.Serve(ctx, l) }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
-	s := &server{t: t, svc: svc, socket: socket, http: &http.Client{Transport: transport}}
+	s := &server{t: t, svc: svc, socket: socket, http: &http.Client{Transport: transport}, scheme: "http://qlive"}
 	stopped := false
 	s.stop = func() {
 		if stopped {
@@ -98,7 +105,7 @@ type answer struct {
 // do sends a request; headers are "Name: value".
 func (s *server) do(method, path, body string, headers ...string) answer {
 	s.t.Helper()
-	r, err := http.NewRequestWithContext(s.t.Context(), method, "http://qlive"+path, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(s.t.Context(), method, s.scheme+path, strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -110,7 +117,9 @@ func (s *server) do(method, path, body string, headers ...string) answer {
 		if name == "Host" {
 			r.Host = value
 		}
-		r.Header.Set(name, value)
+		if r.Header.Set(name, value); value == "" {
+			r.Header.Del(name)
+		}
 	}
 	return s.send(r)
 }

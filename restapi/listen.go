@@ -16,12 +16,12 @@ import (
 	"qlive/vmstate"
 )
 
-// Listen listens on a unix socket at path, for its owner and for group (-1 for none): mode 0660.
-// A socket that nobody answers on is replaced; one that somebody answers on is refused with a Conflict. The socket's
+// Listen listens on a unix socket at path, which those can connect to who have a role: mode 0660 with the trusted group, 0600
+// without one, 0666 where others may read. A socket that nobody answers on is replaced; one that somebody answers on is refused with a Conflict. The socket's
 // file goes when the listener is closed.
 //
 // Preconditions: the caller holds the lock of its run directory, so that no two do this at once.
-func Listen(path string, group int) (net.Listener, error) {
+func Listen(path string, trust vmstate.Trust) (net.Listener, error) {
 	if err := clear(path); err != nil {
 		return nil, err
 	}
@@ -35,11 +35,16 @@ func Listen(path string, group int) (net.Listener, error) {
 	if err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot listen on %s: %w", path, err).With("choose another place with --socket; a path may have 107 bytes")
 	}
-	if group >= 0 {
-		err = os.Chown(path, -1, group)
+	mode := fs.FileMode(0o600)
+	if trust.Group > 0 {
+		mode = 0o660
+		err = os.Chown(path, -1, trust.Group)
+	}
+	if trust.Others >= vmstate.RoleRead {
+		mode = 0o666
 	}
 	if err == nil {
-		err = os.Chmod(path, 0o660)
+		err = os.Chmod(path, mode)
 	}
 	if err != nil {
 		return nil, errors.Join(vmstate.Errorf(vmstate.Host, "cannot set the rights of %s: %w", path, err), l.Close())

@@ -52,21 +52,21 @@ func (a *api) migrationRoutes() {
 		"200": {Description: "Waited for, and completed", Content: jsonOf[vmstate.Migration](a)},
 		"409": {Description: "Waited for, and ended otherwise: result is the migration", Content: problemContent(a)},
 	}
-	add(a, RoleOperate, huma.Operation{OperationID: "migrate", Method: http.MethodPost, Path: "/migrations", Summary: "Hand a running VM over to another QEMU", Tags: tags,
+	add(a, huma.Operation{OperationID: "migrate", Method: http.MethodPost, Path: "/migrations", Summary: "Hand a running VM over to another QEMU", Tags: tags,
 		Description:   "Accepts the migration, which runs on by itself. With wait: 200 once completed, 409 if it ended otherwise, 202 if it goes on, or holds in prepared as asked.",
 		DefaultStatus: http.StatusAccepted, Responses: waited}, a.migrate)
-	add(a, RoleOperate, huma.Operation{OperationID: "rollback-vm", Method: http.MethodPost, Path: "/vms/{vm}/rollback", Summary: "Hand a VM back to the QEMU that it came from", Tags: tags,
+	add(a, huma.Operation{OperationID: "rollback-vm", Method: http.MethodPost, Path: "/vms/{vm}/rollback", Summary: "Hand a VM back to the QEMU that it came from", Tags: tags,
 		Description: "Accepts a migration, as POST /migrations does.", DefaultStatus: http.StatusAccepted, Responses: waited}, a.rollback)
-	add(a, RoleRead, huma.Operation{OperationID: "list-migrations", Method: http.MethodGet, Path: "/migrations", Summary: "List migrations, newest first", Tags: tags}, a.listMigrations)
-	add(a, RoleRead, huma.Operation{OperationID: "get-migration", Method: http.MethodGet, Path: "/migrations/{id}", Summary: "Show a migration", Tags: tags,
+	add(a, huma.Operation{OperationID: "list-migrations", Method: http.MethodGet, Path: "/migrations", Summary: "List migrations, newest first", Tags: tags}, a.listMigrations)
+	add(a, huma.Operation{OperationID: "get-migration", Method: http.MethodGet, Path: "/migrations/{id}", Summary: "Show a migration", Tags: tags,
 		Description: "With wait: answers when it has ended, or as it is when the time is up."}, a.getMigration)
-	add(a, RoleOperate, huma.Operation{OperationID: "cancel-migration", Method: http.MethodDelete, Path: "/migrations/{id}", Summary: "Cancel a migration", Tags: tags,
+	add(a, huma.Operation{OperationID: "cancel-migration", Method: http.MethodDelete, Path: "/migrations/{id}", Summary: "Cancel a migration", Tags: tags,
 		Description: "409 once it is switching: then it can no longer be stopped.", DefaultStatus: http.StatusAccepted}, a.migrationVerb(func(ctx context.Context, id string) (vmstate.Migration, error) { return a.svc.CancelMigration(ctx, id) }))
-	add(a, RoleOperate, huma.Operation{OperationID: "continue-migration", Method: http.MethodPost, Path: "/migrations/{id}/continue", Summary: "Go on from prepared", Tags: tags,
+	add(a, huma.Operation{OperationID: "continue-migration", Method: http.MethodPost, Path: "/migrations/{id}/continue", Summary: "Go on from prepared", Tags: tags,
 		DefaultStatus: http.StatusAccepted}, a.migrationVerb(func(ctx context.Context, id string) (vmstate.Migration, error) {
 		return a.svc.ContinueMigration(ctx, id)
 	}))
-	add(a, RoleRead, huma.Operation{OperationID: "get-trace", Method: http.MethodGet, Path: "/migrations/{id}/trace", Summary: "Show where the time of a migration went", Tags: tags,
+	add(a, huma.Operation{OperationID: "get-trace", Method: http.MethodGet, Path: "/migrations/{id}/trace", Summary: "Show where the time of a migration went", Tags: tags,
 		Description: "JSON in Chrome's trace format; opens in Perfetto.",
 		Responses:   map[string]*huma.Response{"200": {Description: "The trace", Content: map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{}}}}}}, a.getTrace)
 }
@@ -114,7 +114,7 @@ func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, 
 		return nil, err
 	}
 	if key != "" {
-		key = fmt.Sprintf("%d/%s", peerOf(ctx).UID, key) // one user's keys are not another's
+		key = fmt.Sprintf("%s/%s", peerOf(ctx), key) // one user's keys are not another's
 	}
 	var begun vmstate.Migration
 	id, err := a.keys.once(ctx, key, string(said), func() (string, error) {

@@ -35,7 +35,7 @@ func (a *api) pageRoutes() {
 
 // serve adds a route for text that never changes.
 func (a *api) serve(route, kind string, text []byte) {
-	a.router.Get(route, func(w http.ResponseWriter, _ *http.Request) {
+	a.guarded.Get(route, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", kind)
 		w.Write(text) //nolint:errcheck // the client is gone
 	})

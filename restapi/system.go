@@ -25,21 +25,21 @@ type Version struct {
 func (a *api) systemRoutes() {
 	tags := []string{"Daemon"}
 	unready := map[string]*huma.Response{"503": {Description: "Not so", Content: problemContent(a)}}
-	add(a, RoleRead, huma.Operation{OperationID: "get-version", Method: http.MethodGet, Path: "/version", Summary: "Say what answers", Tags: tags},
+	add(a, huma.Operation{OperationID: "get-version", Method: http.MethodGet, Path: "/version", Summary: "Say what answers", Tags: tags},
 		func(context.Context, *struct{}) (*body[Version], error) {
 			return &body[Version]{Version{Version: a.opts.Version, Commit: commit(), Go: runtime.Version(), API: "/v1", Extensions: []string{}}}, nil
 		})
-	add(a, RoleRead, huma.Operation{OperationID: "get-health", Method: http.MethodGet, Path: "/healthz", Summary: "Is the daemon well?", Tags: tags,
+	add(a, huma.Operation{OperationID: "get-health", Method: http.MethodGet, Path: "/healthz", Summary: "Is the daemon well?", Tags: tags,
 		Description: "503 while it is degraded: it answers reads, and refuses what it cannot do.", Responses: unready},
 		func(context.Context, *struct{}) (*body[vmstate.Health], error) {
 			return a.healthUnless(func(h vmstate.Health) bool { return h.Degraded }, "cannot do all of its work")
 		})
-	add(a, RoleRead, huma.Operation{OperationID: "get-readiness", Method: http.MethodGet, Path: "/readyz", Summary: "Is the daemon ready?", Tags: tags,
+	add(a, huma.Operation{OperationID: "get-readiness", Method: http.MethodGet, Path: "/readyz", Summary: "Is the daemon ready?", Tags: tags,
 		Description: "503 until it has found its VMs again and the tree is mounted.", Responses: unready},
 		func(context.Context, *struct{}) (*body[vmstate.Health], error) {
 			return a.healthUnless(func(h vmstate.Health) bool { return !h.Ready }, "cannot serve yet")
 		})
-	add(a, RoleRead, huma.Operation{OperationID: "get-metrics", Method: http.MethodGet, Path: "/metrics", Summary: "Metrics for Prometheus", Tags: tags,
+	add(a, huma.Operation{OperationID: "get-metrics", Method: http.MethodGet, Path: "/metrics", Summary: "Metrics for Prometheus", Tags: tags,
 		Responses: map[string]*huma.Response{"200": {Description: "The metrics", Content: textContent("text/plain", "in Prometheus' format")}}},
 		func(context.Context, *struct{}) (*huma.StreamResponse, error) {
 			return &huma.StreamResponse{Body: func(hc huma.Context) {

@@ -227,10 +227,11 @@ func modes(t *testing.T, tree Target) {
 		if err != nil {
 			return err
 		}
-		allowed := []fs.FileMode{0o444}
+		// For the owner alone, with the group, or for all.
+		allowed := []fs.FileMode{0o400, 0o440, 0o444}
 		switch {
 		case entry.IsDir():
-			allowed = []fs.FileMode{fs.ModeDir | 0o555}
+			allowed = []fs.FileMode{fs.ModeDir | 0o500, fs.ModeDir | 0o550, fs.ModeDir | 0o555}
 		case entry.Name() == "ctl":
 			allowed = []fs.FileMode{0o200, 0o220}
 		}

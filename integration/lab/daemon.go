@@ -41,6 +41,7 @@ type DaemonOptions struct {
 	Failpoints string // as package failpoint writes them; see SetFailpoints
 	NoTree     bool
 	Args       []string // more arguments of `qlive daemon`
+	Config     string   // more lines of its configuration file
 	// Prepare, if any, changes each command that starts the daemon, as a service manager would.
 	Prepare func(*exec.Cmd)
 }
@@ -69,7 +70,7 @@ func NewDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 		l.Mount = "none"
 	}
 	config := filepath.Join(l.Dir, "qlive.yaml")
-	text := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\n", l.Env.Cache+"/qemu/*/qemu-system-x86_64")
+	text := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\n%s", l.Env.Cache+"/qemu/*/qemu-system-x86_64", opts.Config)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -28,14 +28,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // serve serves svc on socket until stop is called or the test ends.
 func serve(t *testing.T, svc restapi.Service, socket string) (stop func()) {
 	t.Helper()
-	l, err := restapi.Listen(socket, -1)
+	l, err := restapi.Listen(socket, vmstate.Trust{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- restapi.Serve(ctx, l, restapi.New(svc, restapi.Options{Version: "test", WriteTimeout: time.Second, Now: restapitest.Now}))
+		done <- restapi.Server{Handler: restapi.New(svc, restapi.Options{Version: "test", WriteTimeout: time.Second, Now: restapitest.Now})}.Serve(ctx, l)
 	}()
 	stopped := false
 	stop = func() {

@@ -82,14 +82,14 @@ func open(svc *restapitest.Service) (*world, error) {
 		return nil, err
 	}
 	w := &world{svc: svc, dir: dir}
-	l, err := restapi.Listen(w.socket(), -1)
+	l, err := restapi.Listen(w.socket(), vmstate.Trust{})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- restapi.Serve(ctx, l, restapi.New(svc, restapi.Options{Version: "test", Now: restapitest.Now}))
+		done <- restapi.Server{Handler: restapi.New(svc, restapi.Options{Version: "test", Now: restapitest.Now})}.Serve(ctx, l)
 	}()
 	w.stop = func() error {
 		cancel()

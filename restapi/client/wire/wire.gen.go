@@ -408,7 +408,7 @@ type ClientInterface interface {
 
 	// StartVmWithBody Start a VM
 	//
-	// Returns once QEMU runs and answers. QEMU runs with the daemon's rights, so this is for administrators.
+	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -417,7 +417,7 @@ type ClientInterface interface {
 
 	// StartVm Start a VM
 	//
-	// Returns once QEMU runs and answers. QEMU runs with the daemon's rights, so this is for administrators.
+	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -712,7 +712,7 @@ func (c *Client) ListVms(ctx context.Context, params *ListVmsParams, reqEditors 
 
 // StartVmWithBody Start a VM
 //
-// Returns once QEMU runs and answers. QEMU runs with the daemon's rights, so this is for administrators.
+// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
 //
 // Takes any type of body and a specified content type.
 //
@@ -731,7 +731,7 @@ func (c *Client) StartVmWithBody(ctx context.Context, contentType string, body i
 
 // StartVm Start a VM
 //
-// Returns once QEMU runs and answers. QEMU runs with the daemon's rights, so this is for administrators.
+// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
 //
 // Takes a body of the `application/json` content type.
 //

@@ -57,7 +57,7 @@ func (d *Daemon) openCgroups() {
 	if d.cgroups.why = err; err != nil {
 		d.log.Warn().Err(err).Msg("guests run in the daemon's own cgroup, without limits")
 	} else if missing := d.cgroups.parent.Missing(); len(missing) > 0 {
-		d.log.Warn().Strs("controllers", missing).Msg("not every limit can be kept")
+		d.log.Info().Strs("controllers", missing).Msg("not every limit can be kept")
 	}
 }
 

@@ -16,25 +16,25 @@ import (
 	"qlive/vmstate"
 )
 
-// file names a file for good.
-type file struct{ dev, inode uint64 }
+// ramFile names a file for good.
+type ramFile struct{ dev, inode uint64 }
 
 // holders are the processes among pids that have one of the files open, or mapped.
-func holders(t *testing.T, pids []int, files []file) (open, mapped []int) {
+func holders(t *testing.T, pids []int, files []ramFile) (open, mapped []int) {
 	t.Helper()
 	for _, pid := range pids {
-		if slices.ContainsFunc(files, func(f file) bool { return hasOpen(pid, f) }) {
+		if slices.ContainsFunc(files, func(f ramFile) bool { return hasOpen(pid, f) }) {
 			open = append(open, pid)
 		}
 		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/maps")
-		if err == nil && slices.ContainsFunc(files, func(f file) bool { return strings.Contains(string(text), " "+strconv.FormatUint(f.inode, 10)+" ") }) {
+		if err == nil && slices.ContainsFunc(files, func(f ramFile) bool { return strings.Contains(string(text), " "+strconv.FormatUint(f.inode, 10)+" ") }) {
 			mapped = append(mapped, pid)
 		}
 	}
 	return open, mapped
 }
 
-func hasOpen(pid int, f file) bool {
+func hasOpen(pid int, f ramFile) bool {
 	paths, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*") // the pattern is right
 	return slices.ContainsFunc(paths, func(path string) bool {
 		var st unix.Stat_t
@@ -43,14 +43,14 @@ func hasOpen(pid int, f file) bool {
 }
 
 // ramOf are the files of a guest's RAM, as its QEMU has them.
-func ramOf(t *testing.T, vm vmstate.VM) (files []file) {
+func ramOf(t *testing.T, vm vmstate.VM) (files []ramFile) {
 	t.Helper()
 	for _, r := range vm.Regions {
 		paths, _ := filepath.Glob("/proc/" + strconv.Itoa(vm.PID) + "/fd/*") // the pattern is right
 		for _, path := range paths {
 			var st unix.Stat_t
-			if unix.Stat(path, &st) == nil && st.Ino == r.Inode && !slices.Contains(files, file{st.Dev, st.Ino}) {
-				files = append(files, file{st.Dev, st.Ino})
+			if unix.Stat(path, &st) == nil && st.Ino == r.Inode && !slices.Contains(files, ramFile{st.Dev, st.Ino}) {
+				files = append(files, ramFile{st.Dev, st.Ino})
 			}
 		}
 	}
@@ -66,7 +66,7 @@ func TestRAMReachesNobodyElse(t *testing.T) {
 	s := newScene(t, func(c *daemon.Config) { c.User = nobody })
 	one := s.Boot(lab.Spec{Name: "vm1", Guest: small()})
 	two := s.Start(lab.Spec{Name: "vm2", Bare: true, MiB: 256})
-	ram := map[string][]file{"vm1": ramOf(t, one.Show()), "vm2": ramOf(t, two.Show())}
+	ram := map[string][]ramFile{"vm1": ramOf(t, one.Show()), "vm2": ramOf(t, two.Show())}
 
 	// A QEMU that is asked what it is, and takes its time.
 	seen := filepath.Join(s.folder(t, 0o777), "seen")

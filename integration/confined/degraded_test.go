@@ -37,7 +37,7 @@ func TestDegraded(t *testing.T) {
 		says    string
 	}{
 		"no /dev/fuse":      {withoutFUSE(t), nil, "/dev/fuse"},
-		"no mount point":    {nil, []string{"--mount", file(t) + "/mnt"}, "/mnt"},
+		"no mount point":    {nil, []string{"--mount", file(t) + "/mnt"}, "mount point"},
 		"a file is there":   {nil, []string{"--mount", file(t)}, "mount"},
 		"a mount is in use": {nil, []string{"--mount", "/proc/self"}, "mount"},
 	} {

@@ -31,7 +31,8 @@ type Config struct {
 	// AllowedBinaries are patterns (path.Match, absolute) of QEMUs that may be run. If empty, any that is root's and that nobody else can
 	// write; a pattern only narrows that.
 	AllowedBinaries []string `yaml:"allowed_binaries"`
-	// User is whom QEMUs run as, by name or number; as the daemon if empty. A guest that runs keeps the one it was started with.
+	// User is whom QEMUs run as, by name or number; as the daemon if empty. {vm} in it stands for the VM's name, so that each has a user of
+	// its own. A guest that runs keeps the one it was started with.
 	User string `yaml:"user"`
 	// Cgroup is where the cgroup of each VM lies, relative to the mount point of cgroup v2: "auto" for qlive, or for a name made of run_dir if
 	// that has been moved; "none", or nothing, for no cgroups.
@@ -126,6 +127,20 @@ func within(path, dir string) bool {
 
 // vmDir is where everything of a VM that lives as long as the host lies.
 func (c Config) vmDir(vm string) string { return filepath.Join(c.RunDir, "vms", vm) }
+
+// eachVM stands for the VM's name in Config.User.
+const eachVM = "{vm}"
+
+// askingUser is whom binaries are asked as what they are: whom they will run as, and nobody in particular where each VM has a user of its own.
+func (c Config) askingUser() string {
+	if strings.Contains(c.User, eachVM) {
+		return "nobody"
+	}
+	return c.User
+}
+
+// userOf is whom a VM's QEMUs run as.
+func (c Config) userOf(vm string) string { return strings.ReplaceAll(c.User, eachVM, vm) }
 
 // cgroup is the path below the mount point of cgroup v2, empty for none. Two daemons on one host have different ones unless they are told
 // otherwise.

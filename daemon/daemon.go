@@ -37,7 +37,6 @@ type Daemon struct {
 	systemd    *systemd.Service
 	custody    *custody
 	pulse      *pulse
-	user       *qemu.User // of QEMUs
 	cgroups    cgroups
 	trust      vmstate.Trust // in the host's users; set by Open
 
@@ -90,10 +89,11 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err := qemu.CheckPatterns(d.cfg.AllowedBinaries); err != nil {
 		return err
 	}
-	if d.user, err = qemu.LookUpUser(d.cfg.User); err != nil {
+	asking, err := qemu.LookUpUser(d.cfg.askingUser())
+	if err != nil {
 		return err
 	}
-	d.prober = qemu.NewProber(d.user)
+	d.prober = qemu.NewProber(asking)
 	for _, dir := range []string{filepath.Join(d.cfg.RunDir, "vms"), d.cfg.StateDir, filepath.Dir(d.cfg.Socket)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return vmstate.Errorf(vmstate.Host, "cannot make %s: %w", dir, err)

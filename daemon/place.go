@@ -85,8 +85,11 @@ func (c cgroups) make(spec vmstate.VMSpec) (*cgroup.Group, error) {
 
 // place decides as whom and where the QEMUs of a new VM run, and writes it down in the VM's folder.
 func (d *Daemon) place(spec vmstate.VMSpec) (_ place, err error) {
-	p := place{user: d.user, score: spec.Limits.OOMScoreAdj}
+	p := place{score: spec.Limits.OOMScoreAdj}
 	if err := spec.Limits.Check(); err != nil {
+		return place{}, err
+	}
+	if p.user, err = qemu.LookUpUser(d.cfg.userOf(spec.Name)); err != nil {
 		return place{}, err
 	}
 	if p.group, err = d.cgroups.make(spec); err != nil {

@@ -152,6 +152,20 @@ func TestNothingFromFUSE(t *testing.T) {
 	}
 }
 
+// Where each VM has a user of its own, none can look into another's memory.
+func TestAUserForEachVM(t *testing.T) {
+	s := newScene(t, func(c *daemon.Config) { c.User = "{vm}" })
+	for name, uid := range map[string]string{"nobody": "65534", "daemon": "1"} { // users that every host has
+		vm := s.Start(lab.Spec{Name: name, Bare: true}).Show()
+		if got := status(t, vm.PID, "Uid"); !strings.HasPrefix(got, uid+" ") {
+			t.Errorf("the QEMU of %s runs as %s", name, got)
+		}
+	}
+	if _, err := s.TryStart(lab.Spec{Name: "vm1", Bare: true}); vmstate.KindOf(err) != vmstate.Invalid || !strings.Contains(err.Error(), "vm1") {
+		t.Errorf("a VM that has no user: %v", err)
+	}
+}
+
 // Limits of a VM that this host can keep are kept for all of its QEMUs; others are refused by name.
 func TestLimits(t *testing.T) {
 	s := newScene(t, func(c *daemon.Config) { c.Cgroup = "auto" })

@@ -102,10 +102,14 @@ func (w *migrateWay) await(ctx context.Context) error {
 		}
 		return migrated(ctx, w.target, "target")
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		return w.undisturbed(ctx)
 	}
-	return w.undisturbed(ctx)
+	rest(w.source, w.note)
+	if w.h.over != "" { // the source ends, and the channel with it: that is why the target could not load all
+		return disturbed(w.h.over)
+	}
+	return err
 }
 
 // undisturbed makes sure that nothing has happened to the guest as it was stopped. Between two commands QEMU does what the guest has asked for

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Variable is the name of the environment variable that arms failpoints.
@@ -78,7 +81,7 @@ func (s *Set) Hit(ctx context.Context, name string) error {
 	case exit:
 		os.Exit(t.code)
 	case stop:
-		return signalSelf(syscall.SIGSTOP)
+		return stopHere()
 	case kill:
 		if err := signalSelf(syscall.SIGKILL); err != nil {
 			return err
@@ -126,6 +129,17 @@ func wait[T any](ctx context.Context, name string, until <-chan T) error {
 	case <-ctx.Done():
 		return fmt.Errorf("failpoint %s: %w", name, context.Cause(ctx))
 	}
+}
+
+// stopHere stops the process. The signal goes to the thread that stands here: one to the process may be taken by another thread, and this one
+// would go on for a moment.
+func stopHere() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP); err != nil {
+		return fmt.Errorf("cannot stop this process: %w", err)
+	}
+	return nil
 }
 
 func signalSelf(signal syscall.Signal) error {

@@ -84,7 +84,6 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		regions[i] = r.Reset(source.side.Process.PID())
 	}
 	run := &run{m: m, source: source, binary: binary, number: m.number}
-	m.number++
 	way := flip.ChooseWay(spec.Way)
 	run.handoff = flip.New(flip.Config{
 		Migration: vmstate.Migration{
@@ -97,6 +96,10 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Gate: &m.gate, Log: m.log,
 	})
+	if err := run.handoff.Accept(); err != nil {
+		return vmstate.Migration{}, err
+	}
+	m.number++
 	m.handoff = run.handoff
 	m.tracing.Store(&tracing{run.handoff, run.number})
 	m.value.Migration, m.value.Regions = id, slices.Clone(regions)

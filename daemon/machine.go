@@ -228,7 +228,7 @@ func (m *machine) stopLocked(last string) {
 	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
 	m.current = nil
 	m.status, m.value.RunState = vmstate.Stopped, "none"
-	if exit.Known && (exit.Code != 0 || exit.Signal != 0) {
+	if m.brokeOff(g, exit) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; remove the VM with `qlive rm "+m.spec.Name+"` and start it again"
 		m.ending = vmstate.ProblemOf(p)
@@ -258,6 +258,16 @@ func (m *machine) stopLocked(last string) {
 	}
 	m.noteLocked()
 	m.publishLocked()
+}
+
+// brokeOff tells whether a QEMU has ended otherwise than by itself. How one ends that an earlier daemon has started nobody is told: then it is by
+// itself if it has said SHUTDOWN, or has removed its socket, as QEMU does on its way out.
+func (m *machine) brokeOff(g *generation, exit qemu.Exit) bool {
+	if exit.Known {
+		return exit.Code != 0 || exit.Signal != 0
+	}
+	_, err := os.Lstat(g.line.Monitor)
+	return !m.over && err == nil
 }
 
 // launch starts the VM's first QEMU: checked before the guest's first instruction, then let go.

@@ -87,6 +87,9 @@ func New(cfg Config) *Handoff {
 	return h
 }
 
+// Accept writes down that there is such a handoff, so that whoever is told of it finds it again after the daemon's death. It comes before Run.
+func (h *Handoff) Accept() error { return h.write(vmstate.Planned) }
+
 // Migration is the handoff as it stands.
 func (h *Handoff) Migration() vmstate.Migration {
 	h.mu.Lock()

@@ -60,9 +60,8 @@ func (h *Handoff) transition(to vmstate.Phase) error {
 	if !from.CanBecome(to) {
 		return vmstate.Errorf(vmstate.Internal, "cannot go from phase %s to %s", from, to)
 	}
-	if err := h.record(to, nil); err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", to, err).
-			With("make room in the run directory")
+	if err := h.write(to); err != nil {
+		return err
 	}
 	h.mu.Lock()
 	if h.cancelled != nil && from.Revocable() && !to.Ended() {
@@ -110,6 +109,15 @@ func (h *Handoff) end(to vmstate.Phase, cause error) error {
 	h.mu.Unlock()
 	h.publish()
 	return cause
+}
+
+// write records a phase that is about to be entered.
+func (h *Handoff) write(phase vmstate.Phase) error {
+	if err := h.record(phase, nil); err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", phase, err).
+			With("make room in the run directory")
+	}
+	return nil
 }
 
 func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {

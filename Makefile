@@ -12,7 +12,7 @@ TIMEOUT ?= 60m
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.
 .NOTPARALLEL:
-.PHONY: help setup setup-demo build demo test lint drift unit integration fuzz bench generate clean
+.PHONY: help setup setup-demo build demo test lint drift unit integration kills soak fuzz bench generate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ unit: ## tests that need no guest, with the race detector
 
 integration: ## real QEMUs, real guests, real mounts
 	go test -count=1 -p 1 -timeout $(TIMEOUT) ./integration/...
+
+kills: ## every failpoint, every party killed and hung there: the whole matrix
+	KILLS=all SEED=$(SEED) go test -count=1 -v -timeout 0 -run TestMatrix ./integration/kills
+
+soak: ## N handoffs (2000) of random guests while everyone is killed; SEED=… FROM=… again
+	N=$(or $(N),2000) SEED=$(SEED) FROM=$(FROM) SOAK=$(SOAK) go test -count=1 -v -timeout 0 -run TestSoak ./integration/soak
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz $(FUZZTIME)

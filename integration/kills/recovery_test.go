@@ -1,0 +1,53 @@
+package kills_test
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/kills/stage"
+	"qlive/vmstate"
+)
+
+// twice are deaths of a daemon in the middle of what it does about the death of another.
+func twice() []struct{ first, second string } {
+	return []struct{ first, second string }{
+		{"flip.compare-devices.before", "flip.recover-fence.before"},
+		{"flip.compare-devices.before", "flip.recover-fence.after"},
+		{"flip.compare-devices.before", "flip.recover-roll-back.before"},
+		{"flip.compare-devices.before", "flip.recover-roll-back.after"},
+		{"flip.load.before", "flip.recover-give-back.before"},
+		{"flip.load.after", "flip.recover-give-back.after"},
+		{"flip.load.after", "flip.recover-roll-back.before"},
+		{"flip.run-target.before", "flip.recover-run-target.before"},
+		{"flip.run-target.before", "flip.recover-run-target.after"},
+		{"flip.run-target.after", "flip.recover-commit.before"},
+		{"flip.run-target.after", "flip.recover-commit.after"},
+		{"flip.end-source.before", "flip.recover-end-source.before"},
+		{"flip.end-source.before", "flip.recover-end-source.after"},
+		{"flip.end-source.after", "flip.recover-complete.before"},
+		{"flip.end-source.after", "flip.recover-complete.after"},
+	}
+}
+
+// A daemon that dies while it takes up a handoff leaves it to the next one.
+func TestKilledTwice(t *testing.T) {
+	m := newMatrix(t)
+	for _, c := range twice() {
+		t.Run(c.first+"/"+c.second, func(t *testing.T) { m.killTwice(t, c.first, c.second) })
+	}
+}
+
+func (m *matrix) killTwice(t *testing.T, first, second string) {
+	ctx := t.Context()
+	c := cell{vmstate.WayDeviceState, stage.Strike{Party: stage.Daemon, Signal: unix.SIGKILL, Point: first}}
+	blow := m.strike(t, c)
+	hit, err := m.KillAtStart(ctx, second)
+	if err != nil {
+		m.fail(t, "the daemon's next start", err)
+	}
+	if !hit {
+		t.Errorf("the daemon did not come to %s", second)
+	}
+	m.survives(t, c, blow)
+}

@@ -94,7 +94,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		},
 		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
-		Gate: &m.gate, Log: m.log,
+		Gate: &m.gate, Quiet: m.hush, Log: m.log,
 	})
 	if err := run.handoff.Accept(); err != nil {
 		return vmstate.Migration{}, err
@@ -151,6 +151,9 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 // committed on it is the target that has the guest, and with the end the VM is free for the next handoff.
 func (r *run) publish(v vmstate.Migration) {
 	m := r.m
+	if v.Phase == vmstate.Committed || v.Phase.Ended() {
+		defer m.heed() // when the VM has been seen to be in the one or the other
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.value.Regions = v.Regions

@@ -42,7 +42,7 @@ type machine struct {
 	// gate is held by whoever changes what the guest does: pause, resume, reset, or a handoff that switches.
 	gate sync.Mutex
 
-	typing sync.Mutex // on the console
+	keyboard keyboard
 
 	identities []memory.Identity   // of the memory, written down
 	written    []record.Generation // QEMUs that are written down: all that may be alive

@@ -43,7 +43,9 @@ type Config struct {
 	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
 	// the guest.
 	Gate sync.Locker
-	Log  zerolog.Logger
+	// Quiet is called right before the guest is stopped: from then on nothing is said to the source's guest. nil for nothing to do.
+	Quiet func()
+	Log   zerolog.Logger
 }
 
 // Handoff is one attempt to hand a guest over. It is made by [New], does its work in [Handoff.Run], once, and may be
@@ -224,6 +226,9 @@ func (h *Handoff) forward(ctx context.Context) error {
 	}
 	if err := h.lastProof(ctx); err != nil {
 		return err
+	}
+	if h.cfg.Quiet != nil {
+		h.cfg.Quiet()
 	}
 	limit := time.Duration(h.cfg.Spec.MaxPauseMS) * time.Millisecond
 	pause, done := context.WithTimeoutCause(context.WithoutCancel(ctx), limit,

@@ -18,18 +18,25 @@ func races() []time.Duration {
 	return []time.Duration{0, 200 * time.Microsecond, time.Millisecond, 3 * time.Millisecond}
 }
 
+// lastWord is the last point at which the source's guest can still be told something: what is typed afterwards is kept for whoever has it next.
+const lastWord = "flip.warm-target.after"
+
 // race tells the guest of one sector to do something just before it is stopped by a handoff, and returns how that ended: with success, or
 // undone for a reason, but in good time.
 func (s *scene) race(t *testing.T, letter string, way vmstate.Way, ahead time.Duration) vmstate.Migration {
 	t.Helper()
-	s.at(t, "flip.switch.before", func() error {
+	typed := false
+	s.at(t, lastWord, func() error {
 		err := s.Client.Type(t.Context(), s.vm.Name, []byte(letter))
 		time.Sleep(ahead) // the race itself, not a wait
+		typed = err == nil
 		return err
 	})
 	m := s.vm.Wait(s.begin(t, vmstate.MigrationSpec{Binary: s.Env.QEMU(s.other()), Way: way}).ID)
-	s.points.Func("flip.switch.before", nil)
+	s.points.Func(lastWord, nil)
 	switch {
+	case !typed:
+		t.Errorf("it was never told %q; the migration is %s: %+v", letter, m.Phase, m.Error)
 	case m.Phase == vmstate.Completed:
 	case m.Phase == vmstate.RolledBack && m.Error.Kind() == vmstate.Conflict && m.Error.Remedy != "":
 	default:
@@ -38,8 +45,8 @@ func (s *scene) race(t *testing.T, letter string, way vmstate.Way, ahead time.Du
 	return m
 }
 
-// obeyed tells whether the guest has said that it obeys a letter. It repeats it first; a letter that was still on its way as the guest was
-// stopped is lost with the source's end of the console.
+// obeyed tells whether the guest has said that it obeys a letter, which it repeats first. One that was still on its way as the guest was
+// stopped it has not heard yet.
 func (s *scene) obeyed(t *testing.T, letter string, before int) bool {
 	t.Helper()
 	return strings.Count(s.said(t), letter) > before

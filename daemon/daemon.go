@@ -144,25 +144,6 @@ func (d *Daemon) setReady() {
 	d.registry.putHealth(h)
 }
 
-// binariesLook is how often qlive looks whether a running QEMU's file has been replaced, as by an upgrade of its package.
-const binariesLook = 10 * time.Second
-
-// watchBinaries shows which VMs have become outdated.
-func (d *Daemon) watchBinaries() {
-	tick := time.NewTicker(binariesLook)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.running.Done():
-			return
-		case <-tick.C:
-			for _, m := range d.all() {
-				m.lookAtBinary()
-			}
-		}
-	}
-}
-
 // all are the VMs that have been started.
 func (d *Daemon) all() []*machine {
 	d.mu.Lock()

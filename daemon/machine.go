@@ -70,7 +70,8 @@ type machine struct {
 	settled   chan struct{} // closed once QEMU has ended and the VM is seen as stopped
 	released  chan struct{} // closed when the daemon lets go of a VM that runs on
 
-	tracing atomic.Pointer[tracing] // nil if no handoff is under way
+	tracing atomic.Pointer[tracing]     // nil if no handoff is under way
+	binary  atomic.Pointer[shownBinary] // of the QEMU that has the guest; nil if there is none
 }
 
 // publish shows the VM as it is now.
@@ -79,6 +80,7 @@ func (m *machine) publishLocked() {
 	v.Generation, v.ConsoleLog, v.QEMULog = m.completed, slices.Clone(m.consoles), slices.Clone(m.logs)
 	v.Error = m.ending
 	v.PID = 0
+	m.binary.Store(nil)
 	if g := m.current; g != nil {
 		v.PID = g.side.Process.PID()
 		v.QEMU = vmstate.QEMUInfo{
@@ -86,6 +88,7 @@ func (m *machine) publishLocked() {
 		}
 		v.Argv = append([]vmstate.Arg{{Value: g.binary.Path}}, g.line.Args...)
 		v.UptimeS = int64(time.Since(v.StartedAt).Seconds())
+		m.binary.Store(&shownBinary{g.binary, v.QEMU.Outdated})
 	}
 	v.Status = m.status
 	if m.handoff != nil {
@@ -96,15 +99,6 @@ func (m *machine) publishLocked() {
 	}
 	m.value = v
 	m.d.registry.putVM(v)
-}
-
-// lookAtBinary shows the VM anew if its binary's file has been replaced, or put back, since it was last shown.
-func (m *machine) lookAtBinary() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if g := m.current; g != nil && m.handoff == nil && (g.binary.Unchanged() != nil) != m.value.QEMU.Outdated {
-		m.publishLocked()
-	}
 }
 
 // setRunState notes QEMU's word for what the guest does.

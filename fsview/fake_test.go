@@ -16,6 +16,7 @@ type fake struct {
 	snap    atomic.Pointer[vmstate.Snapshot]
 	answer  atomic.Pointer[vmstate.Error] // of commands, if control is not set; nil accepts them
 	control func(ctx context.Context, vm string, cmd fsview.Command, caller fsview.Caller) error
+	look    func(vm string)
 	backlog int // events that a listener may fall behind
 
 	mu     sync.Mutex
@@ -31,6 +32,12 @@ func newFake(s *vmstate.Snapshot) *fake {
 }
 
 func (f *fake) Snapshot() *vmstate.Snapshot { return f.snap.Load() }
+
+func (f *fake) Look(vm string) {
+	if f.look != nil {
+		f.look(vm)
+	}
+}
 
 func (f *fake) Control(ctx context.Context, vm string, cmd fsview.Command, caller fsview.Caller) error {
 	if f.control != nil {

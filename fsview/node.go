@@ -2,6 +2,7 @@ package fsview
 
 import (
 	"context"
+	"strings"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fs"
@@ -91,6 +92,9 @@ func (n *node) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) sy
 
 // Open takes hold of a file.
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	if vm, file, below := strings.Cut(n.path, "/"); below && (file == "outdated" || file == "state.json") {
+		n.tree.source.Look(vm) // whoever reads it will act on it
+	}
 	found, ok := n.tree.moment().at(n.path)
 	if !ok {
 		return nil, 0, syscall.ENOENT

@@ -13,6 +13,8 @@ import (
 type Source interface {
 	// Snapshot is the newest state. It never blocks and never returns nil.
 	Snapshot() *vmstate.Snapshot
+	// Look makes the next snapshot say whether the file of the VM's binary has been replaced by now. It never waits for QEMU.
+	Look(vm string)
 	// Subscribe opens a place in the stream of events after event number after; with 0 from now on, and
 	// then an EventReset that carries a vmstate.State comes first.
 	Subscribe(after uint64) vmstate.Subscription

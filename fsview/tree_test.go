@@ -255,6 +255,31 @@ func TestOneOpenOneMoment(t *testing.T) {
 	}
 }
 
+// Who reads whether a VM is outdated is told the truth of that moment, for which its file is looked at; for nothing else it is.
+func TestOutdatedIsLookedAt(t *testing.T) {
+	source := newFake(example())
+	var looks []string
+	source.look = func(vm string) {
+		looks = append(looks, vm)
+		next := *source.snap.Load()
+		next.VMs = slices.Clone(next.VMs)
+		for i := range next.VMs {
+			next.VMs[i].QEMU.Outdated = next.VMs[i].Name == vm
+		}
+		source.snap.Store(&next)
+	}
+	tree := mount(t, source, fsview.Options{})
+	for _, file := range []struct{ name, says string }{{"status", "migrating"}, {"outdated", "1\n"}, {"qemu_version", "7.2.22"}, {"state.json", `"outdated": true`}, {"migration/state.json", "mig-1"}} {
+		text, err := os.ReadFile(filepath.Join(tree.Dir(), "vm2", file.name))
+		if err != nil || !strings.Contains(string(text), file.says) {
+			t.Errorf("%s is %q, %v", file.name, text, err)
+		}
+	}
+	if !slices.Equal(looks, []string{"vm2", "vm2"}) {
+		t.Errorf("looked at %q", looks)
+	}
+}
+
 func TestListingManyVMs(t *testing.T) {
 	tree := mount(t, newFake(many(3000)), fsview.Options{})
 	entries, err := os.ReadDir(tree.Dir())

@@ -71,6 +71,19 @@ func TestVMs(t *testing.T) {
 			t.Errorf("Location is %q", got)
 		}
 	})
+	t.Run("outdated since now", func(t *testing.T) {
+		s.svc.Replace("vm1")
+		var l vmList
+		s.do("GET", "/vms", "").want(200).into(&l)
+		if !l.Items[0].QEMU.Outdated || l.Items[1].QEMU.Outdated {
+			t.Errorf("listed %+v", l)
+		}
+		s.svc.Replace("vm2")
+		var vm vmstate.VM
+		if s.do("GET", "/vms/vm2", "").want(200).into(&vm); !vm.QEMU.Outdated {
+			t.Errorf("shown %+v", vm)
+		}
+	})
 	t.Run("head", func(t *testing.T) {
 		if a := s.do("HEAD", "/vms/vm1", "").want(200); a.body != "" {
 			t.Errorf("HEAD has a body: %q", a.body)

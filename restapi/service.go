@@ -23,6 +23,8 @@ const (
 type Service interface {
 	// Snapshot is all there is to read. It never waits and is never nil.
 	Snapshot() *vmstate.Snapshot
+	// Look makes the next snapshot say whether the file of the VM's binary has been replaced by now; with no name, of all VMs.
+	Look(vm string)
 	// Subscribe gives the events after number after. If they are no longer there, or after is 0, the first event is
 	// an EventReset with the whole vmstate.State and the number that it stands for.
 	Subscribe(after uint64) vmstate.Subscription

@@ -82,6 +82,7 @@ type listVMsInput struct {
 
 func (a *api) listVMs(_ context.Context, in *listVMsInput) (*body[list[vmstate.VM]], error) {
 	out := &body[list[vmstate.VM]]{list[vmstate.VM]{Items: []vmstate.VM{}}}
+	a.svc.Look("")
 	for _, vm := range a.svc.Snapshot().VMs { // by name, so the last name is the cursor
 		if vm.Name <= in.Cursor || in.Status != "" && vm.Status != in.Status {
 			continue
@@ -122,6 +123,7 @@ func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*
 }
 
 func (a *api) getVM(_ context.Context, in *VMPath) (*body[vmstate.VM], error) {
+	a.svc.Look(in.VM)
 	vm, err := a.vm(in.VM)
 	if err != nil {
 		return nil, err

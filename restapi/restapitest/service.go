@@ -23,6 +23,7 @@ type Service struct {
 	steps    atomic.Pointer[script]
 	snapshot atomic.Pointer[vmstate.Snapshot]
 	typed    atomic.Pointer[[]byte]
+	replaced atomic.Pointer[string] // the VM whose binary is no longer the one that runs
 	runs     sync.WaitGroup
 	closed   chan struct{}
 
@@ -74,6 +75,23 @@ func (s *Service) refused() error {
 		return *p
 	}
 	return nil
+}
+
+// Replace replaces a VM's binary: Look sees it.
+func (s *Service) Replace(vm string) { s.replaced.Store(&vm) }
+
+// Look implements restapi.Service.
+func (s *Service) Look(name string) {
+	replaced := s.replaced.Load()
+	vm, ok := s.snapshot.Load().VM(name)
+	switch {
+	case replaced == nil:
+	case name == "":
+		s.Look(*replaced)
+	case ok && name == *replaced:
+		vm.QEMU.Outdated = true
+		s.SetVM(vm)
+	}
 }
 
 // Snapshot implements restapi.Service.

@@ -44,6 +44,7 @@ func (c *cast) close() (err error) {
 const (
 	bareDir    = "b"
 	serviceDir = "q"
+	treeDir    = "t" // in the service's
 )
 
 // boot starts the guests, both at once.
@@ -63,7 +64,7 @@ func (b *bench) boot(ctx context.Context, s scene, dir string) (*cast, error) {
 	}()
 	var err error
 	if s.has(Contender.isQlive) {
-		if c.service, err = startService(ctx, b.Qlive, filepath.Join(dir, serviceDir)); err == nil {
+		if c.service, err = startService(ctx, b.Qlive, filepath.Join(dir, serviceDir), s.group == Readers); err == nil {
 			var g *qliveGuest
 			if g, err = newQliveGuest(ctx, b.parts, s.shape, s.from, c.service); err == nil {
 				c.qlive = g

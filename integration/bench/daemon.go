@@ -25,18 +25,24 @@ type service struct {
 	*process
 	client *client.Client
 	run    string
+	tree   string // where its tree is mounted; empty for nowhere
 }
 
-// startService runs the daemon of the binary and waits until it is ready.
-func startService(ctx context.Context, binary, dir string) (*service, error) {
+// startService runs the daemon of the binary, with its tree or without, and waits until it is ready.
+func startService(ctx context.Context, binary, dir string, withTree bool) (*service, error) {
 	s := &service{run: filepath.Join(dir, "run")}
+	mount := "none"
+	if withTree {
+		s.tree = filepath.Join(dir, treeDir)
+		mount = s.tree
+	}
 	socket, config := filepath.Join(dir, "qlive.sock"), filepath.Join(dir, "qlive.yaml")
 	// What the machine's own daemon is told does not hold for this one.
 	err := os.WriteFile(config, nil, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot configure the daemon: %w", err)
 	}
-	s.process, err = run(binary, dir, []string{"daemon", "--config", config, "--socket", socket, "--mount", "none",
+	s.process, err = run(binary, dir, []string{"daemon", "--config", config, "--socket", socket, "--mount", mount,
 		"--run-dir", s.run, "--state-dir", filepath.Join(dir, "state"), "--log-level", "warn"})
 	if err != nil {
 		return nil, err

@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"qlive/internal/proc"
 )
 
 // endLeftovers kills every process whose command line names dir, and waits until it is gone. The folder was made for this run
@@ -65,4 +68,22 @@ func endLeftover(pid int, dir string) error {
 			return nil
 		}
 	}
+}
+
+// unmountLeftovers unmounts what is mounted below dir: the tree of a daemon that was killed.
+func unmountLeftovers(dir string) error {
+	mounts, err := proc.ReadMounts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range mounts {
+		if !strings.HasPrefix(m.Point, dir+"/") {
+			continue
+		}
+		if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Point, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -19,10 +19,11 @@ const (
 	Versions = "versions" // from one QEMU to another
 	Ways     = "ways"     // to switch; at each size, if sizes are measured too
 	Peers    = "peers"    // what QEMU offers by itself
+	Readers  = "readers"  // while many read the tree
 )
 
 // Groups are all of them, in the order in which they are measured.
-func Groups() []string { return []string{RAM, Ways, Pages, VCPUs, Devices, Versions, Peers} }
+func Groups() []string { return []string{RAM, Ways, Pages, VCPUs, Devices, Versions, Peers, Readers} }
 
 // Contender is a way to hand a guest over.
 type Contender string
@@ -35,6 +36,12 @@ const (
 	CPR             Contender = "qemu/cpr-transfer"       // QEMU hands its descriptors over itself
 )
 
+// The contenders of the group Readers: qlive by its default way while as many readers, as often, read an ordinary file or the tree's.
+const (
+	BesideTmpfs Contender = "qlive/device_state, an ordinary file is read"
+	BesideTree  Contender = "qlive/device_state, status is read"
+)
+
 // Floor is the bare client that does the least that works.
 func Floor(w vmstate.Way) Contender { return Contender("floor/" + w) }
 
@@ -44,6 +51,7 @@ func Qlive(w vmstate.Way) Contender { return Contender("qlive/" + w) }
 // way is the last part of the name of a qlive or floor contender.
 func (c Contender) way() vmstate.Way {
 	_, w, _ := strings.Cut(string(c), "/")
+	w, _, _ = strings.Cut(w, ",")
 	return vmstate.Way(w)
 }
 
@@ -57,7 +65,7 @@ func (c Contender) back() Contender {
 
 func (c Contender) isQlive() bool { return strings.HasPrefix(string(c), "qlive/") }
 
-// unit is what is measured side by side: the first is what the others are compared with.
+// unit is what is measured side by side: the first, mostly a floor, is what the others are compared with.
 type unit []Contender
 
 // scene is a guest, or two of the same shape, handed over between two QEMUs by several contenders in turn.
@@ -137,6 +145,11 @@ func plan(groups []string, quick bool) ([]scene, error) {
 	}
 	if want(Peers) {
 		scenes = append(scenes, peers(sizes)...)
+	}
+	if want(Readers) {
+		scenes = append(scenes, variant(Readers, func(s *scene) {
+			s.units = []unit{{BesideTmpfs, BesideTree, Qlive(vmstate.WayDeviceState)}}
+		}))
 	}
 	return scenes, nil
 }

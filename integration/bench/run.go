@@ -65,7 +65,7 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 	if err := b.gather(ctx, scenes); err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, endLeftovers(b.dir), os.RemoveAll(b.dir)) }()
+	defer func() { err = errors.Join(err, endLeftovers(b.dir), unmountLeftovers(b.dir), os.RemoveAll(b.dir)) }()
 	if r.Machine, err = describe(ctx, b.parts.Env); err != nil {
 		return r, err
 	}
@@ -212,9 +212,13 @@ func (b *bench) handOver(ctx context.Context, c *cast, who Contender, to string)
 	if err := p.serial().AwaitBeats(ctx, warmBeats); err != nil {
 		return Sample{}, err
 	}
+	stop, err := c.readBeside(ctx, who)
+	if err != nil {
+		return Sample{}, err
+	}
 	p.serial().Window()
 	s, err := p.handOver(ctx, who, to)
-	if err != nil {
+	if err = errors.Join(err, stop()); err != nil {
 		return s, err
 	}
 	if err := p.serial().AwaitBeats(ctx, afterBeats); err != nil {

@@ -36,6 +36,7 @@ func TestRun(t *testing.T) {
 			[]Contender{Qlive(vmstate.WayDeviceState), Qlive(vmstate.WayStopFirst), Qlive(vmstate.WayLive)}},
 		{"there and back", []string{Versions}, "", 1, 6, []Contender{Floor(vmstate.WayDeviceState)}},
 		{"QEMU's own ways", []string{Peers}, "", 1, 6, []Contender{Precopy, PrecopyTuned, CPR}},
+		{"readers", []string{Readers}, binary, 1, 3, []Contender{BesideTmpfs, BesideTree, Qlive(vmstate.WayDeviceState)}},
 		{"huge pages", []string{Pages}, "", 1, 2, []Contender{Floor(vmstate.WayDeviceState)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

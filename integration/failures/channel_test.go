@@ -143,6 +143,7 @@ func TestHungTargetLeavesTheSourceItsMonitor(t *testing.T) {
 func TestDeathOfTheTargetFreesTheSource(t *testing.T) {
 	s := newScene(t)
 	s.bootWithMonitor()
+	quickest := time.Hour
 	for _, version := range []string{env.Installed, env.Newest} {
 		if s.vm.Show().QEMU.Version != version {
 			s.works(t, version, vmstate.WayStopFirst)
@@ -175,6 +176,7 @@ func TestDeathOfTheTargetFreesTheSource(t *testing.T) {
 					}
 				}
 				took := time.Since(killed)
+				quickest = min(quickest, took)
 				s.Eventually("the guest runs", func() error {
 					status, err := monitor.QueryStatus(t.Context())
 					if err == nil && !status.Running {
@@ -183,7 +185,7 @@ func TestDeathOfTheTargetFreesTheSource(t *testing.T) {
 					return err
 				})
 				t.Logf("from SIGKILL to the end of the source's migration: %v; until the guest is seen to run: %v", took, time.Since(killed))
-				if took > 2*time.Second { // it is a hundredth of that on a machine that is not busy; without the rule it is for ever
+				if took > 2*time.Second { // without the rule it is for ever
 					t.Errorf("the source was freed after %v", took)
 				}
 				want{kind: vmstate.QEMU, says: "was killed by signal 9", step: "load"}.check(t, s.vm.Wait(m.ID))
@@ -193,6 +195,9 @@ func TestDeathOfTheTargetFreesTheSource(t *testing.T) {
 				s.same(t, before)
 			})
 		}
+	}
+	if quickest > 100*time.Millisecond { // one of them was not disturbed
+		t.Errorf("the source was freed after %v at best", quickest)
 	}
 	s.works(t, s.other(), vmstate.WayLive)
 }

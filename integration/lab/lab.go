@@ -121,6 +121,7 @@ func New(t testing.TB, opts Options) *Lab {
 		if err := os.RemoveAll(l.Dir); err != nil {
 			t.Errorf("removing the lab: %v", err)
 		}
+		l.nothingLeft()
 	})
 	l.Eventually("the daemon answers", func() error { return l.Client.Ready(t.Context()) })
 	return l

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/internal/proc"
 	"qlive/vmstate"
 )
 
@@ -63,4 +64,29 @@ func (v *VM) MigrateNoWait(spec vmstate.MigrationSpec) string {
 		v.lab.t.Fatalf("asking for a migration: %v", err)
 	}
 	return m.ID
+}
+
+// nothingLeft makes sure that a daemon that has ended in this process has left no QEMU, no mount, and no descriptor of guest RAM.
+func (l *Lab) nothingLeft() {
+	if left := l.QEMUs(l.t); len(left) > 0 {
+		l.t.Errorf("QEMUs are left: %v", left)
+	}
+	mounts, err := proc.ReadMounts()
+	if err != nil {
+		l.t.Error(err)
+	}
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Point, l.Dir+"/") {
+			l.t.Errorf("a mount is left: %s", m.Point)
+		}
+	}
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		l.t.Error(err)
+	}
+	for _, fd := range fds {
+		if link, err := os.Readlink(fd); err == nil && strings.HasPrefix(link, "/memfd:qlive-") {
+			l.t.Errorf("a descriptor of guest RAM is left: %s", link)
+		}
+	}
 }

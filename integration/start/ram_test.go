@@ -40,6 +40,11 @@ func TestRAM(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			vm := begin(t, l, vmstate.VMSpec{Args: tt.args})
 			checkRAM(t, vm, tt.want)
+			for _, a := range vm.Argv {
+				if strings.Contains(a.Value, "discard-data") || strings.Contains(a.Was, "discard-data") && !strings.Contains(a.Why, "would wipe the RAM") {
+					t.Errorf("QEMU is told to discard the guest's memory, or nothing says why it is not: %+v", a)
+				}
+			}
 			m := handOver(t, l, vmstate.MigrationSpec{VM: vm.Name, Binary: l.Env.QEMU(env.Newest)})
 			after, err := l.Client.VM(t.Context(), vm.Name)
 			if err != nil {

@@ -33,8 +33,8 @@ func TestRefused(t *testing.T) {
 		{"-display gtk", []string{"window", "-display none"}},
 		{"-gdb tcp::1234", []string{"listen", "gdbserver"}},
 		{"-s", []string{"1234", "gdbserver"}},
-		{"-incoming defer", []string{"qlive itself"}},
-		{"-incoming tcp:0:4444", []string{"qlive itself"}},
+		{"-incoming defer", []string{"qlive itself", "leave it out"}},
+		{"-incoming tcp:0:4444", []string{"qlive itself", "leave it out"}},
 		{"-netdev user,id=n,hostfwd=tcp::2222-:22", []string{"port of the host", "hostfwd"}},
 		{"-nic user,hostfwd=tcp::2222-:22", []string{"port of the host", "hostfwd"}},
 		{"-netdev tap,id=n,ifname=tap0,script=no", []string{"tap", "user"}},
@@ -102,7 +102,7 @@ func TestBlockers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := look(t, l)
 			_, err := l.Client.StartVM(t.Context(), vmstate.VMSpec{Name: "vm1", Binary: l.Env.QEMU(tt.version), Args: machineArgs(append([]string{"-m", "64"}, tt.args...)...)})
-			refused(t, err, vmstate.Unsupported, "could never be handed over", tt.words)
+			refused(t, err, vmstate.Unsupported, "could never be handed over", tt.words, "leave out the device or the option that QEMU names")
 			if after := look(t, l); after != before {
 				t.Errorf("something is left: %+v, before %+v", after, before)
 			}

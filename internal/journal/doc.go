@@ -15,5 +15,5 @@
 //
 // What a record says is its owner's business. The format is described in docs/journal.md.
 //
-// The package must not import anything of qlive but vmstate.
+// The package must not import anything of qlive but vmstate and internal/room.
 package journal

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	"qlive/internal/room"
 	"qlive/vmstate"
 )
 
@@ -108,8 +110,7 @@ func (j *Journal) write(line []byte) error {
 		j.size += int64(n)
 		return nil
 	}
-	err = vmstate.Errorf(vmstate.Host, "cannot write journal %s: %w", j.path, err).
-		With("make room on the file system of the run directory")
+	err = room.Explain(filepath.Dir(j.path), vmstate.Errorf(vmstate.Host, "cannot write journal %s: %w", j.path, err))
 	if n > 0 {
 		if undo := j.file.Truncate(j.size); undo != nil {
 			j.dead = fmt.Errorf("%w; and half a record cannot be taken out of it again: %w", err, undo)

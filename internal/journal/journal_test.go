@@ -333,7 +333,7 @@ func TestFullFileSystem(t *testing.T) {
 			accepted++
 		}
 	}
-	checkKind(t, err, vmstate.Host, path)
+	checkKind(t, err, vmstate.Exhausted, path, "of 32 KiB")
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v, want ENOSPC", err)
 	}

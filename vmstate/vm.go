@@ -1,6 +1,7 @@
 package vmstate
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"time"
@@ -34,10 +35,15 @@ type VM struct {
 	Regions    []Region  `json:"regions"`
 	Migration  string    `json:"migration,omitempty" doc:"id of the current or last migration"`
 	Warnings   []string  `json:"warnings,omitempty"`
-	Error      *Problem  `json:"error,omitempty" doc:"why the VM stopped or failed"`
-	Argv       []Arg     `json:"argv,omitempty" doc:"what was run, and why it differs from what was asked"`
-	ConsoleLog []string  `json:"-"` // files that hold the console's text, oldest generation first
-	QEMULog    []string  `json:"-"` // files that hold QEMU's stderr, oldest generation first
+	// Restart and Autostart are as asked for; see [VMSpec].
+	Restart    RestartPolicy `json:"restart" doc:"what happens when QEMU fails: never, on-failure"`
+	Autostart  bool          `json:"autostart" doc:"start it when the daemon starts after a boot of the host"`
+	Restarts   int           `json:"restarts" doc:"how often qlive has started it anew by itself since somebody last did"`
+	RestartAt  *time.Time    `json:"restart_at,omitempty" doc:"when it will be started anew; the status is starting meanwhile"`
+	Error      *Problem      `json:"error,omitempty" doc:"why the VM stopped or failed"`
+	Argv       []Arg         `json:"argv,omitempty" doc:"what was run, and why it differs from what was asked"`
+	ConsoleLog []string      `json:"-"` // files that hold the console's text, oldest generation first
+	QEMULog    []string      `json:"-"` // files that hold QEMU's stderr, oldest generation first
 }
 
 // Arg is one argument of the QEMU command line that was run.
@@ -66,7 +72,30 @@ type VMSpec struct {
 	// Dir is the working directory for relative paths in Args; the daemon's own if empty.
 	Dir string `json:"dir,omitempty" doc:"absolute path that relative paths in args start from"`
 	// Limits hold for all of the VM's QEMUs together.
-	Limits Limits `json:"limits,omitzero"`
+	Limits    Limits        `json:"limits,omitzero"`
+	Restart   RestartPolicy `json:"restart,omitempty" enum:"never,on-failure" doc:"on-failure: start it anew when its QEMU fails; the default is never"`
+	Autostart bool          `json:"autostart,omitempty" doc:"start it when the daemon starts after a boot of the host"`
+}
+
+// RestartPolicy says what becomes of a VM whose QEMU has ended without its guest having powered off.
+type RestartPolicy string
+
+// The policies.
+const (
+	RestartNever     RestartPolicy = "never"
+	RestartOnFailure RestartPolicy = "on-failure" // start it anew, a little later each time, and not for ever
+)
+
+// OrNever is p, or the default where nothing was said.
+func (p RestartPolicy) OrNever() RestartPolicy { return cmp.Or(p, RestartNever) }
+
+// Check refuses what is no policy.
+func (p RestartPolicy) Check() error {
+	switch p {
+	case "", RestartNever, RestartOnFailure:
+		return nil
+	}
+	return Errorf(Invalid, "cannot restart %q", p).With("write never or on-failure")
 }
 
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)

@@ -74,6 +74,19 @@ func writeTemp(sys OS, dir, name string, content []byte, mode fs.FileMode) (stri
 	return file.Name(), nil
 }
 
+// Remove removes path so that it is gone for good, also if the host loses its power. A path that is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("cannot remove %s: %w", path, err)
+	}
+	if err := (system{}).SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("cannot make sure that %s stays removed: %w", path, err)
+	}
+	return nil
+}
+
 // Sweep removes the temporary files that a crash left in dir. Nobody may be writing there.
 func Sweep(dir string) error {
 	entries, err := os.ReadDir(dir)

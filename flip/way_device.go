@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qlive/internal/qmp"
+	"qlive/internal/room"
 	"qlive/vmstate"
 	"qlive/vmstate/stream"
 )
@@ -157,6 +158,9 @@ func (w *deviceWay) noAnswer(ctx context.Context, err error) error {
 	return fmt.Errorf("cannot read the target's answer: %w", err)
 }
 
+// devicesRoom is set aside for the devices, in bytes: some 30 to 60 KiB for an ordinary guest.
+const devicesRoom = 512 << 10
+
 // openSaved makes the file that the source writes its devices into, and gives it to the source beforehand: QEMU reads a command one byte
 // at a time, some 3 µs each, so that a short name is a shorter pause.
 func (w *deviceWay) openSaved(ctx context.Context) error {
@@ -172,6 +176,10 @@ func (w *deviceWay) openSaved(ctx context.Context) error {
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("cannot unlink the file for the devices: %w", err)
+	}
+	// What the guest's devices need is there before the guest stands, or it does not stand at all.
+	if err := unix.Fallocate(int(write.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, devicesRoom); room.Full(err) {
+		return room.Explain(h.cfg.Source.Dir, fmt.Errorf("cannot reserve room for the devices: %w", err))
 	}
 	w.set = firstSet + int64(h.cfg.Number)
 	if _, err := h.cfg.Source.Monitor.AddFd(ctx, w.set, channelName, int(write.Fd())); err != nil {
@@ -236,9 +244,19 @@ func (w *deviceWay) save(ctx context.Context) error {
 		return err
 	}
 	if err := w.saving.Wait(ctx, nil); err != nil {
-		return err
+		return w.fullOr(err)
 	}
 	return w.stillTheSame(ctx, changed)
+}
+
+// fullOr is err, or that there is no room for the devices: QEMU says only that it could not write them.
+func (w *deviceWay) fullOr(err error) error {
+	full, ok := errors.AsType[*vmstate.Error](room.Need(w.h.cfg.Source.Dir, devicesRoom, 0, "save the guest's devices"))
+	if !ok || full.Kind != vmstate.Exhausted {
+		return err
+	}
+	full.Words = []string{err.Error()}
+	return full
 }
 
 // load sends the devices and waits until the target has loaded them.

@@ -312,6 +312,10 @@ func (m *machine) endedBefore() {
 		e.VM = m.spec.Name
 		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(e)
 	}
+	if m.status == vmstate.Starting { // it was to be started anew
+		m.status = vmstate.Broken
+		m.planRestartLocked(0)
+	}
 	if set, err := memory.Reopen(m.identities, memory.ByPath); err == nil { // a file on hugetlbfs that outlives its QEMU
 		m.memory = set
 	}
@@ -330,7 +334,7 @@ func (m *machine) endedUnseen(why error) {
 		m.status = vmstate.Stopped
 		if !orderly && why == nil {
 			why = vmstate.Errorf(vmstate.QEMU, "cannot go on with %s: its QEMU, process %d, was killed or crashed while no daemon was watching", m.spec.Name, g.Process.PID).
-				With("see QEMU's log; remove the VM with `qlive rm " + m.spec.Name + "` and start it again")
+				With("see QEMU's log; start it again with `qlive start " + m.spec.Name + "`")
 		}
 		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.Line.Names)
 		m.names.remove()
@@ -341,6 +345,7 @@ func (m *machine) endedUnseen(why error) {
 	if m.status == "" {
 		m.status = vmstate.Stopped
 	}
+	m.planRestartLocked(time.Since(m.value.StartedAt))
 	m.goneLocked()
 }
 

@@ -156,6 +156,9 @@ func (c Config) cgroup() string {
 	return "qlive" + strings.ReplaceAll(filepath.Clean(c.RunDir), "/", "-")
 }
 
+// beforeDir is where the last logs of a VM lie that has been started again since.
+func (c Config) beforeDir(vm string) string { return filepath.Join(c.RunDir, "before", vm) }
+
 // generationDir is the folder of one QEMU of a VM: every path that this QEMU makes is in it, because a QEMU removes its names when it
 // ends, and two of them run side by side.
 func (c Config) generationDir(vm string, generation int) string {

@@ -40,6 +40,9 @@ type Daemon struct {
 	cgroups    cgroups
 	trust      vmstate.Trust // in the host's users; set by Open
 
+	condition   *condition
+	definitions *definitions
+
 	tasks    sync.WaitGroup  // handoffs and watchers
 	requests sync.WaitGroup  // that begin them; none once closing is set
 	running  context.Context // of the handoffs; ends when the daemon is to end
@@ -76,6 +79,7 @@ func New(cfg Config, opts Options) *Daemon {
 	d.metrics = newMetrics(opts.Version, d.registry)
 	d.systemd, d.custody = opts.Systemd, newCustody(opts.Systemd, opts.Log)
 	d.pulse = newPulse(opts.Systemd, opts.Log, d.answer)
+	d.condition = newCondition(d.registry)
 	d.running, d.stop = context.WithCancelCause(context.Background())
 	return d
 }
@@ -94,12 +98,12 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 		return err
 	}
 	d.prober = qemu.NewProber(asking)
-	for _, dir := range []string{filepath.Join(d.cfg.RunDir, "vms"), d.cfg.StateDir, filepath.Dir(d.cfg.Socket)} {
+	for _, dir := range []string{filepath.Join(d.cfg.RunDir, "vms"), filepath.Dir(d.cfg.Socket)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return vmstate.Errorf(vmstate.Host, "cannot make %s: %w", dir, err)
 		}
 	}
-	if d.lock, err = lockDir(d.cfg.RunDir); err != nil {
+	if d.lock, err = lockDir(d.cfg.RunDir, "run_dir, socket and mount"); err != nil {
 		return err
 	}
 	d.pulse.begin()
@@ -112,6 +116,14 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	}()
 	d.openCgroups()
 	d.trust = d.learnTrust()
+	if d.definitions, err = openDefinitions(d.cfg.StateDir, d.condition); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.definitions.close())
+		}
+	}()
 	if err := d.hub.keepNumbers(filepath.Join(d.cfg.RunDir, "events.seq")); err != nil {
 		return err
 	}
@@ -119,29 +131,30 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.listDefined()
 	d.requests.Add(1)
 	taken := make(chan struct{})
 	d.tasks.Go(func() {
 		defer d.requests.Done()
 		defer close(taken)
 		d.takeUp(left)
+		d.followDefinitions()
 		d.custody.settle(d.isThere)
 	})
 	if d.cfg.Mount != "none" {
 		d.unmounted = d.mount(ctx)
 	}
 	d.tasks.Go(func() { <-taken; d.setReady() })
+	d.lookAtRoom()
 	d.tasks.Go(d.watchBinaries)
+	d.tasks.Go(d.watchRoom)
 	return nil
 }
 
 // setReady says that every guest has been taken up, and what is wrong with the daemon itself.
 func (d *Daemon) setReady() {
-	h := vmstate.Health{Ready: true}
-	if d.unmounted != nil {
-		h.Degraded, h.Problems = true, []vmstate.Problem{*vmstate.ProblemOf(d.unmounted)}
-	}
-	d.registry.putHealth(h)
+	d.condition.set("tree", d.unmounted)
+	d.condition.setReady()
 }
 
 // all are the VMs that have been started.
@@ -172,17 +185,17 @@ func (d *Daemon) mount(ctx context.Context) error {
 	return nil
 }
 
-// lockDir makes this daemon the only one of its run directory.
-func lockDir(dir string) (*os.File, error) {
+// lockDir makes this daemon the only one of a directory; own are the keys of the configuration that another daemon must have of its own.
+func lockDir(dir, own string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot lock the run directory: %w", err)
+		return nil, vmstate.Errorf(vmstate.Host, "cannot lock %s: %w", dir, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		return nil, vmstate.Errorf(vmstate.Conflict, "cannot use %s: another qlive daemon has it", dir).
-			With("stop that daemon, or give this one its own run_dir, socket and mount")
+			With("stop that daemon, or give this one its own " + own)
 	}
 	return f, nil
 }
@@ -213,7 +226,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	errs = append(errs, d.hub.dropNumbers())
 	if d.lock != nil {
-		errs = append(errs, d.cgroups.close(), d.lock.Close())
+		errs = append(errs, d.cgroups.close(), d.definitions.close(), d.lock.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -231,8 +244,11 @@ func (d *Daemon) keep(h *flip.Handoff) {
 	}
 }
 
-// forget takes a VM that has ended off the list, and last of all frees its name.
+// forget takes a VM that has ended off the list, its definition with it, and last of all frees its name.
 func (d *Daemon) forget(m *machine) {
+	if err := d.definitions.drop(m.spec.Name); err != nil {
+		m.log.Warn().Err(err).Msg("definition not removed")
+	}
 	if err := m.removeFiles(); err != nil {
 		m.log.Warn().Err(err).Msg("files not removed")
 	}

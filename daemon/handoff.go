@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"qlive/flip"
+	"qlive/internal/definition"
 	"qlive/internal/journal"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
+	"qlive/internal/room"
 	"qlive/vmstate"
 )
 
@@ -137,7 +139,7 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 		return nil, err
 	}
 	g, err := r.m.startGeneration(ctx, r.planned)
-	r.target = g
+	r.target, err = g, room.Explain(r.m.d.cfg.RunDir, err)
 	if g == nil {
 		return nil, err
 	}
@@ -271,6 +273,9 @@ func (r *run) run(ctx context.Context) {
 	m.mu.Unlock()
 	if g == nil || result.Phase == vmstate.Failed {
 		return
+	}
+	if result.Phase == vmstate.Completed {
+		m.d.definitions.change(m.spec.Name, func(def *definition.Definition) { def.Spec.Binary = g.binary.Path })
 	}
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
 	defer cancel()

@@ -65,6 +65,10 @@ type machine struct {
 	past      []string // binaries that had the guest before, oldest first
 	logs      []string // of QEMU, generation by generation
 	consoles  []string
+	restarts  int            // by itself, since somebody started it
+	restartAt *time.Time     // when it is started anew; nil if it is not
+	noRestart chan struct{}  // closed to give that up
+	whyAgain  string         // it was started anew; empty if it was not
 	status    vmstate.Status // but for a handoff that switches
 	value     vmstate.VM
 	settled   chan struct{} // closed once QEMU has ended and the VM is seen as stopped
@@ -79,6 +83,7 @@ func (m *machine) publishLocked() {
 	v := m.value
 	v.Generation, v.ConsoleLog, v.QEMULog = m.completed, slices.Clone(m.consoles), slices.Clone(m.logs)
 	v.Error = m.ending
+	v.Restart, v.Autostart, v.Restarts, v.RestartAt = m.spec.Restart.OrNever(), m.spec.Autostart, m.restarts, m.restartAt
 	v.PID = 0
 	m.binary.Store(nil)
 	if g := m.current; g != nil {
@@ -224,7 +229,7 @@ func (m *machine) stopLocked(last string) {
 	m.status, m.value.RunState = vmstate.Stopped, "none"
 	if m.brokeOff(g, exit) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
-		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; remove the VM with `qlive rm "+m.spec.Name+"` and start it again"
+		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; start it again with `qlive start "+m.spec.Name+"`"
 		m.ending = vmstate.ProblemOf(p)
 		if !m.over {
 			m.status = vmstate.Broken
@@ -250,6 +255,7 @@ func (m *machine) stopLocked(last string) {
 		m.d.forget(m)
 		return
 	}
+	m.planRestartLocked(time.Since(m.value.StartedAt))
 	m.noteLocked()
 	m.publishLocked()
 }
@@ -356,6 +362,9 @@ func (m *machine) begin(g *generation) {
 		Name: m.spec.Name, StartedAt: m.value.StartedAt, Machine: m.facts.Machine.Name,
 		Warnings: slices.Concat(g.line.Warnings, m.memory.Warnings(), m.place.warnings()),
 	}
+	if m.whyAgain != "" {
+		m.value.Warnings = append(m.value.Warnings, m.whyAgain)
+	}
 	for _, r := range m.memory.Regions() {
 		v := r.Value().Reset(g.side.Process.PID())
 		m.value.Regions = append(m.value.Regions, v)
@@ -415,13 +424,15 @@ func (m *machine) nobodyKnows(what string) error {
 
 func (m *machine) notThere(what string) error {
 	e := vmstate.Errorf(vmstate.Conflict, "cannot %s %s: it has no QEMU", what, m.spec.Name).
-		With("the guest has ended; remove the VM with `qlive rm " + m.spec.Name + "` and start it again")
+		With("start it with `qlive start " + m.spec.Name + "`, or remove it with `qlive rm " + m.spec.Name + "`")
 	e.VM = m.spec.Name
 	return e
 }
 
-// removeFiles removes the folder of the VM: logs, consoles, journal.
-func (m *machine) removeFiles() error { return os.RemoveAll(m.d.cfg.vmDir(m.spec.Name)) }
+// removeFiles removes the folders of the VM: logs, consoles, journal.
+func (m *machine) removeFiles() error {
+	return errors.Join(os.RemoveAll(m.d.cfg.vmDir(m.spec.Name)), os.RemoveAll(m.d.cfg.beforeDir(m.spec.Name)))
+}
 
 // waitForHandoff returns once no handoff is under way.
 func (m *machine) waitForHandoff() {

@@ -12,6 +12,7 @@ import (
 	"qlive/fsview"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
+	"qlive/internal/room"
 	"qlive/internal/scarcity"
 	"qlive/restapi"
 	"qlive/vmstate"
@@ -55,14 +56,14 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 		return vmstate.VM{}, err
 	}
 	defer leave()
+	if err := d.checkRoom("start " + spec.Name); err != nil {
+		return vmstate.VM{}, named(err, spec.Name)
+	}
 	if err := d.reserve(spec.Name); err != nil {
 		return vmstate.VM{}, err
 	}
-	m := &machine{
-		d: d, spec: spec, log: d.log.With().Str("vm", spec.Name).Logger(),
-		settled: make(chan struct{}), released: make(chan struct{}),
-	}
-	if err := d.start(ctx, m, binary); err != nil {
+	m := d.newMachine(spec)
+	if err := d.startFirst(ctx, m, binary); err != nil {
 		d.mu.Lock()
 		delete(d.machines, spec.Name)
 		d.mu.Unlock()
@@ -73,6 +74,24 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	d.mu.Unlock()
 	m.log.Info().Int("pid", m.now().PID).Msg("guest started")
 	return m.now(), nil
+}
+
+// newMachine is a VM that has not been started.
+func (d *Daemon) newMachine(spec vmstate.VMSpec) *machine {
+	return &machine{
+		d: d, spec: spec, log: d.log.With().Str("vm", spec.Name).Logger(), value: vmstate.VM{Name: spec.Name},
+		settled: make(chan struct{}), released: make(chan struct{}),
+	}
+}
+
+// startFirst starts a VM that is not known yet. Its definition is written first, and taken back if it does not start.
+func (d *Daemon) startFirst(ctx context.Context, m *machine, binary *qemu.Binary) (err error) {
+	if err := d.definitions.begin(m.spec); err != nil {
+		d.lookAtRoom()
+		return err
+	}
+	defer undo(&err, func() error { return d.definitions.drop(m.spec.Name) })
+	return room.Explain(d.cfg.RunDir, d.start(ctx, m, binary))
 }
 
 func (d *Daemon) start(ctx context.Context, m *machine, binary *qemu.Binary) (err error) {
@@ -205,11 +224,7 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 	}
 	if g == nil {
 		m.mu.Unlock()
-		if err := d.noneLeft(name, "remove"); err != nil {
-			return err
-		}
-		d.forget(m)
-		return nil
+		return d.removeStopped(m)
 	}
 	if m.undecided && how == restapi.RemovePowerdown {
 		m.mu.Unlock()
@@ -239,6 +254,26 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 	case <-ctx.Done():
 		return vmstate.Errorf(vmstate.Timeout, "cannot see the QEMU of %s end: %w", name, context.Cause(ctx))
 	}
+}
+
+// removeStopped takes a VM that has no QEMU off the list.
+func (d *Daemon) removeStopped(m *machine) error {
+	name := m.spec.Name
+	if err := d.claim(m, "remove"); err != nil {
+		return err
+	}
+	err := d.noneLeft(name, "remove")
+	if err == nil {
+		err = d.definitions.drop(name)
+	}
+	if err != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.machines[name] = m
+		return err
+	}
+	d.forget(m)
+	return nil
 }
 
 // Migrate accepts a handoff; it runs on by itself.
@@ -271,6 +306,9 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 		return vmstate.Migration{}, err
 	}
 	defer leave()
+	if err := d.checkRoom("hand over " + spec.VM); err != nil {
+		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
+	}
 	return m.migrate(spec, newID(), binary)
 }
 
@@ -351,6 +389,8 @@ func (d *Daemon) Control(ctx context.Context, vm string, cmd fsview.Command, _ f
 		_, err = d.ResumeVM(ctx, vm)
 	case fsview.Reset:
 		_, err = d.ResetVM(ctx, vm)
+	case fsview.Start:
+		_, err = d.StartStoppedVM(ctx, vm)
 	case fsview.Powerdown:
 		_, err = d.PowerdownVM(ctx, vm)
 	default:

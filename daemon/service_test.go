@@ -62,6 +62,7 @@ func TestUnknownNames(t *testing.T) {
 	ctx := t.Context()
 	second := func(_ any, err error) error { return err }
 	for name, err := range map[string]error{
+		"start":     second(d.StartStoppedVM(ctx, "vm9")),
 		"pause":     second(d.PauseVM(ctx, "vm9")),
 		"resume":    second(d.ResumeVM(ctx, "vm9")),
 		"reset":     second(d.ResetVM(ctx, "vm9")),
@@ -80,7 +81,7 @@ func TestUnknownNames(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { refusedAs(t, err, vmstate.NotFound, "mig-9", "qlive migration list") })
 	}
-	for _, verb := range []fsview.Verb{fsview.Migrate, fsview.Rollback, fsview.Cancel, fsview.Continue, fsview.Pause, fsview.Resume, fsview.Reset, fsview.Powerdown} {
+	for _, verb := range []fsview.Verb{fsview.Migrate, fsview.Rollback, fsview.Cancel, fsview.Continue, fsview.Start, fsview.Pause, fsview.Resume, fsview.Reset, fsview.Powerdown} {
 		t.Run("ctl "+string(verb), func(t *testing.T) {
 			refusedAs(t, d.Control(ctx, "vm9", fsview.Command{Verb: verb}, fsview.Caller{}), vmstate.NotFound, "vm9")
 		})
@@ -117,6 +118,9 @@ func TestStartRefused(t *testing.T) {
 			defer d.mu.Unlock()
 			if len(d.machines) > 0 {
 				t.Errorf("the name is still taken: %v", d.machines)
+			}
+			if list, err := d.definitions.All(); err != nil || len(list) > 0 {
+				t.Errorf("a definition is left: %v, %v", list, err)
 			}
 		})
 	}

@@ -18,6 +18,7 @@ const (
 	Rollback  Verb = "rollback"  // hand the guest back to the binary that it came from
 	Cancel    Verb = "cancel"    // undo the running migration
 	Continue  Verb = "continue"  // let a migration that holds in prepared go on
+	Start     Verb = "start"     // start a VM that has stopped
 	Pause     Verb = "pause"     // stop the guest
 	Resume    Verb = "resume"    // let it go on
 	Reset     Verb = "reset"     // press its reset button
@@ -26,13 +27,13 @@ const (
 
 // Verbs are all verbs, in the order of the documentation.
 func Verbs() []Verb {
-	return []Verb{Migrate, Rollback, Cancel, Continue, Pause, Resume, Reset, Powerdown}
+	return []Verb{Migrate, Rollback, Cancel, Continue, Start, Pause, Resume, Reset, Powerdown}
 }
 
 // Role is the least that may give the verb; false for one that nobody may give.
 func (v Verb) Role() (needs vmstate.Role, known bool) {
 	switch v {
-	case Migrate, Rollback, Cancel, Continue, Pause, Resume, Reset, Powerdown:
+	case Migrate, Rollback, Cancel, Continue, Start, Pause, Resume, Reset, Powerdown:
 		return vmstate.RoleOperate, true
 	}
 	return vmstate.RoleAdmin, false
@@ -55,7 +56,7 @@ func (c Command) String() string {
 // MaxCommand is the size in bytes of the longest write to ctl that is read, newline included.
 const MaxCommand = 4096
 
-const grammar = "write one line: migrate [/PATH/OF/QEMU] | rollback | cancel | continue | pause | resume | reset | powerdown"
+const grammar = "write one line: migrate [/PATH/OF/QEMU] | rollback | cancel | continue | start | pause | resume | reset | powerdown"
 
 // ParseCommand reads one write to ctl:
 //

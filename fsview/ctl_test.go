@@ -48,6 +48,7 @@ func TestParseCommand(t *testing.T) {
 		refused       string // part of the reason
 	}{
 		{"verb", "pause\n", fsview.Command{Verb: fsview.Pause}, ""},
+		{"start", "start\n", fsview.Command{Verb: fsview.Start}, ""},
 		{"without newline", "resume", fsview.Command{Verb: fsview.Resume}, ""},
 		{"blanks around", " \t reset \t \n", fsview.Command{Verb: fsview.Reset}, ""},
 		{"migrate to its own", "migrate\n", fsview.Command{Verb: fsview.Migrate}, ""},

@@ -51,6 +51,9 @@ func vmFields() []field[vmNow] {
 		{"outdated", func(v v) string { return flag(v.QEMU.Outdated) }},
 		{"machine", func(v v) string { return line(v.Machine) }},
 		{"ram_bytes", func(v v) string { return count(v.RAMBytes) }},
+		{"restart", func(v v) string { return line(string(v.Restart.OrNever())) }},
+		{"autostart", func(v v) string { return flag(v.Autostart) }},
+		{"restarts", func(v v) string { return strconv.Itoa(v.Restarts) }},
 		{"uptime_seconds", func(v v) string { return strconv.FormatInt(v.uptime(), 10) }},
 		{"state.json", func(v v) string {
 			vm := *v.VM

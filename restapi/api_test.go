@@ -101,6 +101,25 @@ func TestVMs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("start", func(t *testing.T) {
+		s.do("POST", "/vms/vm1/powerdown", "").want(202)
+		var vm vmstate.VM
+		s.do("POST", "/vms/vm1/start", "").want(200).into(&vm)
+		if vm.Status != vmstate.Running {
+			t.Errorf("VM is %s", vm.Status)
+		}
+		s.do("POST", "/vms/vm1/start", "").problem(409, vmstate.Conflict)
+		s.do("POST", "/vms/vm9/start", "").problem(404, vmstate.NotFound)
+	})
+	t.Run("policy", func(t *testing.T) {
+		s.do("POST", "/vms", `{"name":"vm3","binary":"/q","args":[],"restart":"always"}`).problem(422, vmstate.Invalid)
+		var vm vmstate.VM
+		s.do("POST", "/vms", `{"name":"vm3","binary":"/q","args":[],"restart":"on-failure","autostart":true}`).want(201).into(&vm)
+		if vm.Restart != vmstate.RestartOnFailure || !vm.Autostart {
+			t.Errorf("%+v", vm)
+		}
+		s.do("DELETE", "/vms/vm3?force=true", "").want(204)
+	})
 	t.Run("regions", func(t *testing.T) {
 		var l struct{ Items []vmstate.Region }
 		s.do("GET", "/vms/vm1/regions", "").want(200).into(&l)

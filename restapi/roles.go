@@ -21,7 +21,7 @@ func routeRoles() map[string]vmstate.Role {
 			"GET /migrations", "GET /migrations/{id}", "GET /migrations/{id}/trace",
 		},
 		vmstate.RoleOperate: {
-			"POST /vms/{vm}/pause", "POST /vms/{vm}/resume", "POST /vms/{vm}/reset", "POST /vms/{vm}/powerdown",
+			"POST /vms/{vm}/start", "POST /vms/{vm}/pause", "POST /vms/{vm}/resume", "POST /vms/{vm}/reset", "POST /vms/{vm}/powerdown",
 			"POST /vms/{vm}/console", "POST /vms/{vm}/rollback",
 			"POST /migrations", "POST /migrations/{id}/continue", "DELETE /migrations/{id}",
 		},

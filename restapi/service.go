@@ -31,6 +31,8 @@ type Service interface {
 
 	// StartVM returns when QEMU runs and answers.
 	StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, error)
+	// StartStoppedVM starts a VM that has stopped from its definition, and returns when QEMU runs and answers.
+	StartStoppedVM(ctx context.Context, name string) (vmstate.VM, error)
 	// RemoveVM with RemovePowerdown returns when the guest has been asked, with RemoveKill when QEMU is gone.
 	RemoveVM(ctx context.Context, name string, how Removal) error
 	// PauseVM, ResumeVM and ResetVM return when QEMU has done it, PowerdownVM when the guest has been asked.

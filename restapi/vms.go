@@ -52,9 +52,11 @@ func (a *api) vmRoutes() {
 	add(a, huma.Operation{OperationID: "start-vm", Method: http.MethodPost, Path: "/vms", Summary: "Start a VM", Tags: []string{"VMs"},
 		Description: "Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.", DefaultStatus: http.StatusCreated}, a.startVM)
 	add(a, huma.Operation{OperationID: "get-vm", Method: http.MethodGet, Path: "/vms/{vm}", Summary: "Show a VM", Tags: []string{"VMs"}}, a.getVM)
-	add(a, huma.Operation{OperationID: "remove-vm", Method: http.MethodDelete, Path: "/vms/{vm}", Summary: "Power a VM down, or kill it, and forget it", Tags: []string{"VMs"},
+	add(a, huma.Operation{OperationID: "remove-vm", Method: http.MethodDelete, Path: "/vms/{vm}", Summary: "Power a VM down, or kill it, and forget it, its definition included", Tags: []string{"VMs"},
 		Description: "Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).", DefaultStatus: http.StatusNoContent,
 		Responses: map[string]*huma.Response{"202": {Description: "The guest has been asked"}}}, a.removeVM)
+	add(a, huma.Operation{OperationID: "start-stopped-vm", Method: http.MethodPost, Path: "/vms/{vm}/start", Summary: "Start a VM that has stopped", Tags: []string{"VMs"},
+		Description: "It is started from its definition, in the QEMU that it ran in last. Returns once QEMU runs and answers."}, a.startStoppedVM)
 	a.vmVerb("pause", "Stop the guest's vCPUs", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PauseVM(ctx, vm) })
 	a.vmVerb("resume", "Let the guest's vCPUs run", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResumeVM(ctx, vm) })
 	a.vmVerb("reset", "Reset the guest, as its reset button does", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResetVM(ctx, vm) })
@@ -120,6 +122,14 @@ func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*
 		return nil, err
 	}
 	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: a.asOfNow(vm)}, nil
+}
+
+func (a *api) startStoppedVM(ctx context.Context, in *VMPath) (*body[vmstate.VM], error) {
+	vm, err := a.svc.StartStoppedVM(ctx, in.VM)
+	if err != nil {
+		return nil, err
+	}
+	return &body[vmstate.VM]{a.asOfNow(vm)}, nil
 }
 
 func (a *api) getVM(_ context.Context, in *VMPath) (*body[vmstate.VM], error) {

@@ -37,16 +37,19 @@ type Lab struct {
 	Socket string
 	Client *client.Client
 	Initrd string
+	runDir string                                 // empty: below Dir
 	follow func(vm string) (io.ReadCloser, error) // a guest's console
 }
 
 // RunDir is the daemon's run directory.
-func (l *Lab) RunDir() string { return filepath.Join(l.Dir, "run") }
+func (l *Lab) RunDir() string { return or(l.runDir, filepath.Join(l.Dir, "run")) }
 
 // Options of a lab.
 type Options struct {
 	Failpoints   flip.Failpoints
 	NoTree       bool
+	RunDir       string // of the daemon, and StateDir; in the lab's own folder if empty
+	StateDir     string
 	Allowed      []string
 	MonitorLimit time.Duration // as the daemon's
 	ContLimit    time.Duration // as the daemon's
@@ -76,9 +79,9 @@ func newLab(t testing.TB) *Lab {
 func New(t testing.TB, opts Options) *Lab {
 	t.Helper()
 	l := newLab(t)
-	l.follow = l.followConsole
+	l.follow, l.runDir = l.followConsole, opts.RunDir
 	cfg := daemon.Config{
-		Socket: l.Socket, Mount: l.Mount, RunDir: l.RunDir(), StateDir: filepath.Join(l.Dir, "state"), AllowedBinaries: opts.Allowed,
+		Socket: l.Socket, Mount: l.Mount, RunDir: l.RunDir(), StateDir: or(opts.StateDir, filepath.Join(l.Dir, "state")), AllowedBinaries: opts.Allowed,
 	}
 	if opts.NoTree {
 		cfg.Mount = "none"
@@ -159,7 +162,7 @@ func (l *Lab) remove(ctx context.Context, vm vmstate.VM) error {
 
 // showLogs prints what is needed to understand a failure.
 func (l *Lab) showLogs() {
-	logs, _ := filepath.Glob(filepath.Join(l.Dir, "run/vms/*/*/qemu.log"))
+	logs, _ := filepath.Glob(filepath.Join(l.RunDir(), "vms/*/*/qemu.log"))
 	for _, path := range logs {
 		text, _ := os.ReadFile(path)
 		l.t.Logf("%s:\n%s", path, text)

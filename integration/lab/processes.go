@@ -18,7 +18,7 @@ import (
 // QEMUs are the pids of all processes that this lab's daemon has started and that live.
 func (l *Lab) QEMUs(t testing.TB) []int {
 	t.Helper()
-	return l.withArgument(t, l.Dir)
+	return l.withArgument(t, l.RunDir()+"/")
 }
 
 // withArgument are the pids of QEMUs whose command line contains word.

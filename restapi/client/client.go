@@ -177,6 +177,11 @@ func (c *Client) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	return get[vmstate.VM](c)(c.wire.StartVm(ctx, spec))
 }
 
+// StartStoppedVM starts a VM that has stopped, and returns when its QEMU answers.
+func (c *Client) StartStoppedVM(ctx context.Context, name string) (vmstate.VM, error) {
+	return get[vmstate.VM](c)(c.wire.StartStoppedVm(ctx, name))
+}
+
 // RemoveVM powers a VM down, or kills it, and forgets it.
 func (c *Client) RemoveVM(ctx context.Context, name string, force bool) error {
 	return c.done(c.wire.RemoveVm(ctx, name, &wire.RemoveVmParams{Force: &force}))

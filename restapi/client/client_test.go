@@ -123,7 +123,7 @@ func TestEveryCall(t *testing.T) {
 	for _, act := range []struct {
 		do   func(context.Context, string) (vmstate.VM, error)
 		want vmstate.Status
-	}{{c.Pause, vmstate.Paused}, {c.Resume, vmstate.Running}, {c.Reset, vmstate.Running}, {c.Powerdown, vmstate.Stopped}} {
+	}{{c.Pause, vmstate.Paused}, {c.Resume, vmstate.Running}, {c.Reset, vmstate.Running}, {c.Powerdown, vmstate.Stopped}, {c.StartStoppedVM, vmstate.Running}} {
 		if vm := must[vmstate.VM](t)(act.do(ctx, "vm1")); vm.Status != act.want {
 			t.Errorf("status %s, want %s", vm.Status, act.want)
 		}

@@ -17,7 +17,7 @@ func VM(name string) vmstate.VM {
 	return vmstate.VM{
 		Name: name, Status: vmstate.Running, RunState: "running", PID: 4711, StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), UptimeS: 60,
 		Machine: "pc-q35-7.2", QEMU: vmstate.QEMUInfo{Binary: "/usr/bin/qemu-system-x86_64", Version: "7.2.22"}, RAMBytes: 256 << 20,
-		Regions: []vmstate.Region{region.Reset(4711)},
+		Regions: []vmstate.Region{region.Reset(4711)}, Restart: vmstate.RestartNever,
 	}
 }
 

@@ -200,12 +200,25 @@ func (s *Service) StartVM(_ context.Context, spec vmstate.VMSpec) (vmstate.VM, e
 	}
 	vm := VM(spec.Name)
 	vm.QEMU.Binary = spec.Binary
+	vm.Restart, vm.Autostart = spec.Restart.OrNever(), spec.Autostart
 	vm.Argv = []vmstate.Arg{{Value: spec.Binary}}
 	for _, arg := range spec.Args {
 		vm.Argv = append(vm.Argv, vmstate.Arg{Value: arg})
 	}
 	s.SetVM(vm)
 	return vm, nil
+}
+
+// StartStoppedVM implements restapi.Service.
+func (s *Service) StartStoppedVM(_ context.Context, name string) (vmstate.VM, error) {
+	vm, err := s.find(name)
+	if err == nil && vm.Status != vmstate.Stopped && vm.Status != vmstate.Broken {
+		err = vmstate.Errorf(vmstate.Conflict, "cannot start VM %s: it is %s", name, vm.Status)
+	}
+	if err != nil {
+		return vm, err
+	}
+	return s.become(name, vmstate.Running)
 }
 
 // RemoveVM implements restapi.Service.

@@ -19,7 +19,8 @@ import (
 )
 
 func (a *app) runCmd() *cobra.Command {
-	var hugepages, hugetlbfs, binary string
+	var hugepages, hugetlbfs, binary, restart string
+	var autostart bool
 	c := &cobra.Command{
 		Use:   "run NAME [flags] -- QEMU [ARGS...]",
 		Short: "Start a guest from a QEMU command line",
@@ -42,12 +43,15 @@ arguments start here. With --binary all words after -- are arguments.`,
 			return errors.New("a name and a QEMU command line are needed")
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			spec := vmstate.VMSpec{Name: args[0], Args: args[1:], Dir: a.Dir}
+			spec := vmstate.VMSpec{Name: args[0], Args: args[1:], Dir: a.Dir, Restart: vmstate.RestartPolicy(restart), Autostart: autostart}
 			program := binary
 			if program == "" {
 				program, spec.Args = args[1], args[2:]
 			}
 			if err := vmstate.CheckName(spec.Name); err != nil {
+				return err
+			}
+			if err := spec.Restart.Check(); err != nil {
 				return err
 			}
 			for _, arg := range spec.Args {
@@ -75,6 +79,8 @@ arguments start here. With --binary all words after -- are arguments.`,
 	c.Flags().StringVar(&hugepages, "hugepages", "", "memory of huge pages of this size: 2M or 1G")
 	c.Flags().StringVar(&hugetlbfs, "hugetlbfs", "", "memory in a file on this hugetlbfs mount")
 	c.Flags().StringVar(&binary, "binary", "", "the QEMU to run")
+	c.Flags().StringVar(&restart, "restart", "never", "what happens when QEMU fails: never, or on-failure: the VM is started anew")
+	c.Flags().BoolVar(&autostart, "autostart", false, "start the VM when the daemon starts after a boot of the host")
 	return c
 }
 
@@ -153,7 +159,13 @@ func describeVM(w *tabwriter.Writer, vm vmstate.VM) {
 	}
 	line("machine", "%s", orDash(vm.Machine))
 	line("ram", "%s", size(vm.RAMBytes))
-	line("started", "%s", vm.StartedAt.UTC().Format(time.RFC3339))
+	started := "-"
+	if !vm.StartedAt.IsZero() {
+		started = vm.StartedAt.UTC().Format(time.RFC3339)
+	}
+	line("started", "%s", started)
+	line("restart", "%s", restartText(vm))
+	line("autostart", "%s", map[bool]string{true: "yes", false: "no"}[vm.Autostart])
 	line("handoffs", "%d", vm.Generation)
 	line("migration", "%s", orDash(vm.Migration))
 	for _, warning := range vm.Warnings {
@@ -168,6 +180,18 @@ func describeVM(w *tabwriter.Writer, vm vmstate.VM) {
 	for _, r := range vm.Regions {
 		line("region "+r.Name, "%s of %s, pages of %s, %s, %d%%", size(r.SizeBytes), r.Backing, size(r.PageBytes), r.State, r.Progress)
 	}
+}
+
+// restartText says what happens when QEMU fails, and what has.
+func restartText(vm vmstate.VM) string {
+	text := string(vm.Restart.OrNever())
+	if vm.Restarts > 0 {
+		text += fmt.Sprintf(", %d so far", vm.Restarts)
+	}
+	if vm.RestartAt != nil {
+		text += ", the next at " + vm.RestartAt.UTC().Format(time.RFC3339)
+	}
+	return text
 }
 
 // printArgv prints the command line so that it can be pasted into a shell, and below it, as comments, what was changed.
@@ -270,6 +294,11 @@ func (a *app) verb(name, short, long string, do func(*client.Client, context.Con
 	}}
 }
 
+func (a *app) startCmd() *cobra.Command {
+	return a.verb("start", "Start VMs that have stopped", `Start VMs that have stopped or failed, from the definition that qlive run has written: with the same arguments and memory, in
+the QEMU that had the guest last.`, (*client.Client).StartStoppedVM)
+}
+
 func (a *app) pauseCmd() *cobra.Command {
 	return a.verb("pause", "Stop the vCPUs of VMs", "", (*client.Client).Pause)
 }
@@ -284,7 +313,7 @@ func (a *app) resetCmd() *cobra.Command {
 
 func (a *app) powerdownCmd() *cobra.Command {
 	return a.verb("powerdown", "Press the power button of VMs",
-		"Press the power button of VMs, and do not wait: whether a guest obeys is its own business. The VM stays listed, stopped,\nwith its console and log; qlive rm takes it off the list.", (*client.Client).Powerdown)
+		"Press the power button of VMs, and do not wait: whether a guest obeys is its own business. The VM stays listed, stopped,\nwith its console and log: qlive start starts it again, qlive rm takes it off the list.", (*client.Client).Powerdown)
 }
 
 func (a *app) stopCmd() *cobra.Command {
@@ -292,7 +321,7 @@ func (a *app) stopCmd() *cobra.Command {
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use: "stop VM...", Short: "Power VMs down, wait, and take them off the list",
-		Long: "Ask guests to power off, wait until they have, and take them off the list. With --force their QEMUs are killed, as if\nthe plug were pulled.",
+		Long: "Ask guests to power off, wait until they have, and take them off the list, definition included: to keep a VM for\nqlive start use qlive powerdown. With --force their QEMUs are killed, as if\nthe plug were pulled.",
 		Args: takesSome("VM"), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.each(args, func(name string) error { return a.stop(c.Context(), name, force, timeout) })
@@ -349,7 +378,9 @@ func gone(e vmstate.Event, name string) bool {
 func (a *app) rmCmd() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "rm VM...", Short: "Take VMs that have stopped off the list", Args: takesSome("VM"), ValidArgsFunction: a.completeVMs,
+		Use: "rm VM...", Short: "Take VMs that have stopped off the list",
+		Long: "Take VMs that have stopped off the list, for good: their definitions are removed, and so are logs and consoles.",
+		Args: takesSome("VM"), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.each(args, func(name string) error {
 				vm, err := a.api().VM(c.Context(), name)

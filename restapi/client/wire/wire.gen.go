@@ -424,7 +424,7 @@ type ClientInterface interface {
 	// Corresponds with POST /vms (the `StartVm` operationId).
 	StartVm(ctx context.Context, body StartVmJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RemoveVm Power a VM down, or kill it, and forget it
+	// RemoveVm Power a VM down, or kill it, and forget it, its definition included
 	//
 	// Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).
 	//
@@ -493,6 +493,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /vms/{vm}/rollback (the `RollbackVm` operationId).
 	RollbackVm(ctx context.Context, vm string, params *RollbackVmParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartStoppedVm Start a VM that has stopped
+	//
+	// It is started from its definition, in the QEMU that it ran in last. Returns once QEMU runs and answers.
+	//
+	// Corresponds with POST /vms/{vm}/start (the `StartStoppedVm` operationId).
+	StartStoppedVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // WatchEvents Follow what changes
@@ -748,7 +755,7 @@ func (c *Client) StartVm(ctx context.Context, body StartVmJSONRequestBody, reqEd
 	return c.Client.Do(req)
 }
 
-// RemoveVm Power a VM down, or kill it, and forget it
+// RemoveVm Power a VM down, or kill it, and forget it, its definition included
 //
 // Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).
 //
@@ -928,6 +935,23 @@ func (c *Client) ResumeVm(ctx context.Context, vm string, reqEditors ...RequestE
 // Corresponds with POST /vms/{vm}/rollback (the `RollbackVm` operationId).
 func (c *Client) RollbackVm(ctx context.Context, vm string, params *RollbackVmParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRollbackVmRequest(c.Server, vm, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartStoppedVm Start a VM that has stopped
+//
+// It is started from its definition, in the QEMU that it ran in last. Returns once QEMU runs and answers.
+//
+// Corresponds with POST /vms/{vm}/start (the `StartStoppedVm` operationId).
+func (c *Client) StartStoppedVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartStoppedVmRequest(c.Server, vm)
 	if err != nil {
 		return nil, err
 	}
@@ -2107,6 +2131,40 @@ func NewRollbackVmRequest(server string, vm string, params *RollbackVmParams) (*
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartStoppedVmRequest constructs an http.Request for the StartStoppedVm method
+func NewStartStoppedVmRequest(server string, vm string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "vm", vm, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/vms/%s/start", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)

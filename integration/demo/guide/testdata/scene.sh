@@ -2,8 +2,8 @@
 # CACHE has the QEMUs, PROGRAM is qlive, IMAGE the disk of the guest.
 set -eu
 umask 022
-for dir in /run /mnt /srv /opt /root /var/log; do mount -t tmpfs -o mode=755 none "$dir"; done
-for dir in /var/lib/qlive /var/lib/two /etc/qlive; do
+for dir in /run /mnt /srv /opt /root /var/log /var/lib; do mount -t tmpfs -o mode=755 none "$dir"; done
+for dir in /etc/qlive; do
 	if [[ -e $dir ]]; then mount -t tmpfs -o mode=755 none "$dir"; fi
 done
 

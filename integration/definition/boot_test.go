@@ -1,0 +1,65 @@
+package definition_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"qlive/integration/lab"
+	"qlive/vmstate"
+)
+
+// After a boot of the host the VMs with autostart run and the others stand; a daemon that is merely restarted starts nothing, least of all
+// beside a QEMU that is there.
+func TestAutostart(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+	auto := bare(d.Lab, "auto")
+	auto.Autostart = true
+	first := run(t, d.Lab, auto)
+	run(t, d.Lab, bare(d.Lab, "manual"))
+
+	// The daemon is restarted under a guest that runs, and even told that the host has booted: no second QEMU.
+	d.Kill()
+	boot(t, d.Lab, "auto")
+	d.Start()
+	if pids := d.QEMUs(t); len(pids) != 2 {
+		t.Fatalf("processes %v live, two should", pids)
+	}
+	if vm, err := d.Client.VM(t.Context(), "auto"); err != nil || vm.PID != first.PID || vm.Status != vmstate.Running {
+		t.Errorf("%+v, %v", vm, err)
+	}
+
+	// The host boots: nothing runs, and the run directory is empty.
+	d.Kill()
+	endAll(t, d)
+	must(t, os.RemoveAll(filepath.Join(d.RunDir(), "vms")))
+	boot(t, d.Lab, "auto")
+	boot(t, d.Lab, "manual")
+	d.Start()
+	until(t, d.Lab, "auto", "runs", is(vmstate.Running))
+	if vm := until(t, d.Lab, "manual", "is stopped", is(vmstate.Stopped)); vm.PID != 0 {
+		t.Errorf("%+v", vm)
+	}
+
+	// The same, but without a boot.
+	d.Kill()
+	endAll(t, d)
+	must(t, os.RemoveAll(filepath.Join(d.RunDir(), "vms")))
+	d.Start()
+	until(t, d.Lab, "auto", "is stopped", is(vmstate.Stopped))
+}
+
+// endAll kills the QEMUs of a lab whose daemon is dead, as the host's end does.
+func endAll(t *testing.T, d *lab.Daemon) {
+	t.Helper()
+	for _, pid := range d.QEMUs(t) {
+		kill(t, vmstate.VM{Name: "it", PID: pid})
+	}
+	d.Eventually("the QEMUs are gone", func() error {
+		if pids := d.QEMUs(t); len(pids) > 0 {
+			return fmt.Errorf("processes %v live", pids)
+		}
+		return nil
+	})
+}

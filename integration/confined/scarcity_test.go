@@ -53,16 +53,24 @@ func short(t *testing.T, what string, err error, says ...string) {
 	}
 }
 
-// A daemon that has hardly a descriptor left begins nothing, says the numbers, and goes on answering those who look.
-func TestNoDescriptors(t *testing.T) {
+func TestScarcity(t *testing.T) {
 	s := newScene(t, nil)
 	vm := s.Boot(lab.Spec{Guest: small()})
+	t.Run("descriptors", func(t *testing.T) { s.noDescriptors(t, vm) })
+	t.Run("memory", func(t *testing.T) { s.killedForMemory(t, vm) })
+	vm.HandOver(env.Newest, "")
+	vm.CheckMemory()
+}
+
+// noDescriptors: a daemon that has hardly a descriptor left begins nothing, says the numbers, and goes on answering those who look.
+func (s *scene) noDescriptors(t *testing.T, vm *lab.VM) {
+	t.Helper()
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
 	most := uint64(len(open) + 40)
-	restore := limit(t, unix.RLIMIT_NOFILE, most)
+	defer limit(t, unix.RLIMIT_NOFILE, most)()
 	numbers := fmt.Sprintf("of the %d descriptors", most)
 	_, err = s.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: vm.Name, Binary: s.Env.QEMU(env.Newest)}, "")
 	short(t, "a handoff", err, numbers)
@@ -74,9 +82,6 @@ func TestNoDescriptors(t *testing.T) {
 	if got := s.Cat("vm1", "status"); got != "running" {
 		t.Errorf("the tree says %s", got)
 	}
-	restore()
-	vm.HandOver(env.Newest, "")
-	vm.CheckMemory()
 }
 
 // The runtime gives the daemon every descriptor that it may have, and QEMU what the daemon was started with.
@@ -125,23 +130,19 @@ func TestNothingForTheTarget(t *testing.T) {
 		s.outOf(t, vm, less("files", "ulimit -n 6"), vmstate.QEMU, "oo many open files")
 	})
 	t.Run("processes", func(t *testing.T) {
-		restore := limit(t, unix.RLIMIT_NPROC, 1)
-		defer restore()
+		defer limit(t, unix.RLIMIT_NPROC, 1)()
 		s.outOf(t, vm, s.Env.QEMU(env.Installed), vmstate.Exhausted, "there may not be one process more")
 	})
 	vm.HandOver(env.Newest, "")
 	vm.CheckMemory()
 }
 
-// A target that the kernel kills because its cgroup has no memory left leaves the guest where it is.
-func TestKilledForMemory(t *testing.T) {
-	s := newScene(t, nil)
-	vm := s.Boot(lab.Spec{Guest: small()})
+// killedForMemory: a target that the kernel kills because its cgroup has no memory left leaves the guest where it is.
+func (s *scene) killedForMemory(t *testing.T, vm *lab.VM) {
+	t.Helper()
 	group := memoryCgroup(t, 12<<20)
 	greedy := s.script(t, "greedy", env.Installed, `case "$*" in *"-incoming defer"*) echo $$ >`+group+`/cgroup.procs ;; esac; exec QEMU "$@"`)
 	s.outOf(t, vm, greedy, vmstate.QEMU, "killed by signal 9")
-	vm.HandOver(env.Newest, "")
-	vm.CheckMemory()
 }
 
 // memoryCgroup makes a cgroup with a limit of memory below the one that the test is in, whichever version of cgroups has that here.

@@ -41,6 +41,9 @@ func withNumbers(err error, errno unix.Errno, numbers, remedy string) error {
 	if errno == unix.EAGAIN && e.Kind != vmstate.Exhausted { // it means other things as well
 		return err
 	}
+	if errno == unix.ENOMEM && e.Kind == vmstate.Exhausted && e.Remedy != "" { // a pool of huge pages, say, which has its own numbers and remedy
+		return err
+	}
 	out := *e
 	out.Kind, out.Err = vmstate.Exhausted, err
 	if !strings.Contains(out.Detail, numbers) {

@@ -44,6 +44,10 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s, explained twice: %v", name, again)
 		}
 	}
+	pool := vmstate.Errorf(vmstate.Exhausted, "cannot reserve 128 huge pages: %w", unix.ENOMEM).With("sysctl vm.nr_hugepages=128")
+	if got := vmstate.ProblemOf(scarcity.Explain(pool)); got.Remedy != pool.Remedy || got.Detail != pool.Detail {
+		t.Errorf("who knows better what is scarce is not heard: %+v", got)
+	}
 	if scarcity.Explain(nil) != nil {
 		t.Error("nil is an error")
 	}

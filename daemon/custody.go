@@ -111,6 +111,10 @@ func (c *custody) storeLocked(vm, name string, r *memory.Region) {
 			Msg("RAM not stored: the service manager's store is full; raise FileDescriptorStoreMax= in qlive.service")
 		return
 	}
+	if f := c.received[name]; f != nil { // of a guest of that name that has ended
+		c.close(f)
+		delete(c.received, name)
+	}
 	c.forget(name) // another file that may have that name, lest there be two
 	if err := c.service.Store(name, r.File()); err != nil {
 		c.log.Warn().Err(err).Str("vm", vm).Str("region", r.Name()).Msg("RAM not stored")

@@ -37,6 +37,7 @@ type Daemon struct {
 	systemd    *systemd.Service
 	custody    *custody
 	pulse      *pulse
+	taken      chan struct{} // closed once every guest that an earlier daemon has left is taken up
 	cgroups    cgroups
 	trust      vmstate.Trust // in the host's users; set by Open
 
@@ -78,6 +79,7 @@ func New(cfg Config, opts Options) *Daemon {
 	}
 	d.metrics = newMetrics(opts.Version, d.registry)
 	d.systemd, d.custody = opts.Systemd, newCustody(opts.Systemd, opts.Log)
+	d.taken = make(chan struct{})
 	d.pulse = newPulse(opts.Systemd, opts.Log, d.answer)
 	d.condition = newCondition(d.registry)
 	d.running, d.stop = context.WithCancelCause(context.Background())
@@ -133,10 +135,9 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	}
 	d.listDefined()
 	d.requests.Add(1)
-	taken := make(chan struct{})
 	d.tasks.Go(func() {
 		defer d.requests.Done()
-		defer close(taken)
+		defer close(d.taken)
 		d.takeUp(left)
 		d.followDefinitions()
 		d.custody.settle(d.isThere)
@@ -144,7 +145,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	if d.cfg.Mount != "none" {
 		d.unmounted = d.mount(ctx)
 	}
-	d.tasks.Go(func() { <-taken; d.setReady() })
+	d.tasks.Go(func() { <-d.taken; d.setReady() })
 	d.lookAtRoom()
 	d.tasks.Go(d.watchBinaries)
 	d.tasks.Go(d.watchRoom)

@@ -95,21 +95,27 @@ func (p *pulse) beat() {
 	}
 }
 
-// ready says that the daemon answers requests, until ctx ends: then that it stops.
-func (p *pulse) ready(ctx context.Context) {
+// ready says, once taken is closed, that the daemon answers requests, and once ctx has ended that it stops.
+func (p *pulse) ready(ctx context.Context, taken <-chan struct{}) {
 	if !p.service.Notifies() {
 		return
 	}
 	p.task.Go(func() {
+		select {
+		case <-taken:
+			if p.stage.CompareAndSwap(int32(starting), int32(serving)) {
+				p.tell(systemd.Ready, systemd.Watchdog, systemd.Status("serving"))
+			}
+		case <-ctx.Done():
+		case <-p.ended.Done():
+			return
+		}
 		select {
 		case <-ctx.Done():
 			p.stop()
 		case <-p.ended.Done():
 		}
 	})
-	if p.stage.CompareAndSwap(int32(starting), int32(serving)) {
-		p.tell(systemd.Ready, systemd.Watchdog, systemd.Status("serving"))
-	}
 }
 
 // stop says that the end has begun, once. The beating goes on until close.

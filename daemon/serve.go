@@ -50,6 +50,6 @@ func (d *Daemon) Serve(ctx context.Context) error {
 		serving.Go(func() error { return server.Serve(ctx, tcp) })
 	}
 	d.log.Info().Str("socket", d.cfg.Socket).Str("mount", d.cfg.Mount).Msg("daemon ready")
-	d.pulse.ready(ctx)
+	d.pulse.ready(ctx, d.taken)
 	return serving.Wait()
 }

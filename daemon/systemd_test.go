@@ -317,7 +317,7 @@ func TestPulseOfAStuckDaemon(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := systemdtest.New(t, "")
 			d := supervised(t, m, testConfig(t))
-			d.pulse.ready(t.Context())
+			d.pulse.ready(t.Context(), d.taken)
 			m.Await(t, "READY=1")
 			m.Await(t, "WATCHDOG=1")
 			release := hold(d)
@@ -344,7 +344,7 @@ func TestPulseWithoutRoom(t *testing.T) {
 	cfg := testConfig(t)
 	must(t, os.MkdirAll(filepath.Join(cfg.RunDir, "pulse", "in the way"), 0o700))
 	d := supervised(t, m, cfg)
-	d.pulse.ready(t.Context())
+	d.pulse.ready(t.Context(), d.taken)
 	m.Await(t, "READY=1")
 	for {
 		if beat := m.Await(t, "WATCHDOG=1"); strings.Contains(beat.Value("STATUS"), "cannot write into the run directory") {

@@ -26,10 +26,6 @@ type place struct {
 // waitingScore is the oom_score_adj of a QEMU that waits for the guest: if memory runs out, the kernel kills that one and the guest goes on.
 const waitingScore = 1000
 
-// descriptorsNeeded is how many descriptors must be left before something is begun: the RAM of a guest and a QEMU take some twenty, and those that
-// only look need one each.
-const descriptorsNeeded = 64
-
 // placeFile is where the place of a VM is written down, in its folder.
 const placeFile = "place.json"
 

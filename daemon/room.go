@@ -47,6 +47,7 @@ func (d *Daemon) watchRoom() {
 			return
 		case <-tick.C:
 			d.lookAtRoom()
+			d.lookAtDescriptors()
 			d.definitions.retry()
 		}
 	}

@@ -58,6 +58,7 @@ func TestScarcity(t *testing.T) {
 	vm := s.Boot(lab.Spec{Guest: small()})
 	t.Run("descriptors", func(t *testing.T) { s.noDescriptors(t, vm) })
 	t.Run("memory", func(t *testing.T) { s.killedForMemory(t, vm) })
+	s.Eventually("the daemon is well", func() error { _, err := s.Client.Health(t.Context()); return err })
 	vm.HandOver(env.Newest, "")
 	vm.CheckMemory()
 }
@@ -81,6 +82,15 @@ func (s *scene) noDescriptors(t *testing.T, vm *lab.VM) {
 	}
 	if got := s.Cat("vm1", "status"); got != "running" {
 		t.Errorf("the tree says %s", got)
+	}
+	s.Eventually("the daemon says that it is short of descriptors", func() error {
+		if _, err := s.Client.Health(t.Context()); vmstate.KindOf(err) != vmstate.Unavailable || !strings.Contains(err.Error(), numbers) {
+			return fmt.Errorf("its health is %w", err)
+		}
+		return nil
+	})
+	if got := s.Cat("health"); !strings.HasPrefix(got, "degraded\n") || !strings.Contains(got, numbers) {
+		t.Errorf("the tree says %q", got)
 	}
 }
 

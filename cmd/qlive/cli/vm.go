@@ -21,6 +21,7 @@ import (
 func (a *app) runCmd() *cobra.Command {
 	var hugepages, hugetlbfs, binary, restart string
 	var autostart bool
+	var limits limitsFlag
 	c := &cobra.Command{
 		Use:   "run NAME [flags] -- QEMU [ARGS...]",
 		Short: "Start a guest from a QEMU command line",
@@ -43,7 +44,7 @@ arguments start here. With --binary all words after -- are arguments.`,
 			return errors.New("a name and a QEMU command line are needed")
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			spec := vmstate.VMSpec{Name: args[0], Args: args[1:], Dir: a.Dir, Restart: vmstate.RestartPolicy(restart), Autostart: autostart}
+			spec := vmstate.VMSpec{Name: args[0], Args: args[1:], Dir: a.Dir, Restart: vmstate.RestartPolicy(restart), Autostart: autostart, Limits: limits.limits}
 			program := binary
 			if program == "" {
 				program, spec.Args = args[1], args[2:]
@@ -80,6 +81,7 @@ arguments start here. With --binary all words after -- are arguments.`,
 	c.Flags().StringVar(&hugetlbfs, "hugetlbfs", "", "memory in a file on this hugetlbfs mount")
 	c.Flags().StringVar(&binary, "binary", "", "the QEMU to run")
 	c.Flags().StringVar(&restart, "restart", "never", "what happens when QEMU fails: never, or on-failure: the VM is started anew")
+	c.Flags().Var(&limits, "limit", "what all QEMUs of the VM may take together: memory=6G, cpu=150%, processes=200; or oom=100 (oom_score_adj)")
 	c.Flags().BoolVar(&autostart, "autostart", false, "start the VM when the daemon starts after a boot of the host")
 	return c
 }

@@ -44,8 +44,8 @@ func (m *machine) takeUp(ctx context.Context, l *left) {
 		return
 	}
 	m.reopen(f)
-	if n := len(l.history); n > 0 {
-		m.recover(ctx, l.history[n-1], f)
+	if len(l.history) > 0 {
+		m.recover(ctx, l, f)
 		return
 	}
 	i := slices.IndexFunc(f.alive, func(g *generation) bool { return g.number == l.vm.Current })
@@ -165,7 +165,7 @@ func (m *machine) stored(id memory.Identity) (*os.File, error) {
 	return memory.Among([]*os.File{f})(id)
 }
 
-// bury ends QEMUs that do not have the guest, and clears them away.
+// bury ends QEMUs that do not have the guest, and clears them away. What the guest has said in one of them stays.
 func (m *machine) bury(list ...*generation) {
 	for _, g := range list {
 		m.log.Info().Int("pid", g.side.Process.PID()).Int("generation", g.number).Msg("QEMU without a guest ended")
@@ -176,7 +176,7 @@ func (m *machine) bury(list ...*generation) {
 		m.d.tasks.Go(func() {
 			select {
 			case <-g.side.Gone():
-				if err := g.discard(); err != nil {
+				if err := m.clear(g); err != nil {
 					m.log.Warn().Err(err).Msg("QEMU without a guest not cleared away")
 				}
 			case <-m.released:
@@ -186,6 +186,18 @@ func (m *machine) bury(list ...*generation) {
 		m.forgetGenerationLocked(g.number)
 		m.mu.Unlock()
 	}
+}
+
+// clear lets go of a QEMU that is dead, and removes its folder if it has never had the guest.
+func (m *machine) clear(g *generation) error {
+	m.mu.Lock()
+	had := slices.Contains(m.logs, g.log())
+	m.mu.Unlock()
+	if !had {
+		return g.discard()
+	}
+	g.hangUp()
+	return g.side.Process.Release()
 }
 
 // settle makes g, which has the guest, the VM's QEMU again. If it does not answer it is called until it does.
@@ -209,11 +221,16 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 	m.mu.Lock()
 	m.arrivedLocked(g)
 	m.haveLocked(g)
-	m.ending, m.mute = nil, nil
+	m.ending, m.mute, m.undecided, m.stray = nil, nil, false, nil
 	m.setRunStateLocked(status)
 	m.noteLocked()
 	m.publishLocked()
+	followed := g.followed
 	m.mu.Unlock()
+	if followed { // since before its handoff failed
+		events.Close()
+		return
+	}
 	m.d.tasks.Go(func() { m.watch(g, events) })
 }
 

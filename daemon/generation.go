@@ -27,6 +27,8 @@ type generation struct {
 	info   *qemu.Info
 	side   *flip.Side
 	words  *transcript
+	// followed, with the machine's mu: somebody listens to its events until it ends.
+	followed bool
 }
 
 // plan is what a generation is started from.

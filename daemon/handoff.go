@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"qlive/daemon/record"
 	"qlive/flip"
 	"qlive/internal/definition"
 	"qlive/internal/journal"
@@ -98,6 +99,9 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Gate: &m.gate, Quiet: m.hush, Log: m.log,
 	})
+	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), run.handoff.Migration()); err != nil {
+		return vmstate.Migration{}, err
+	}
 	if err := run.handoff.Accept(); err != nil {
 		return vmstate.Migration{}, err
 	}
@@ -262,6 +266,7 @@ func (r *run) dropTarget() {
 func (r *run) run(ctx context.Context) {
 	_, err := r.handoff.Run(ctx)
 	m, result := r.m, r.handoff.Migration()
+	m.noteMigration(result)
 	m.d.metrics.handedOver(result)
 	log := m.log.Info()
 	if err != nil {

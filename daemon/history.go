@@ -50,7 +50,7 @@ func readHistory(path string) ([]*attempt, error) {
 	return list, nil
 }
 
-// migration is what can still be told of an attempt: its phases, their times, how it ended. What was measured has gone with the daemon.
+// migration is what can still be told of an attempt from the journal alone: its phases, their times, how it ended.
 func (a *attempt) migration(binaryOf func(dir string) (path, version string)) vmstate.Migration {
 	first, last, target := a.records[0], a.last(), a.target()
 	m := vmstate.Migration{

@@ -42,7 +42,8 @@ type machine struct {
 	// gate is held by whoever changes what the guest does: pause, resume, reset, or a handoff that switches.
 	gate sync.Mutex
 
-	keyboard keyboard
+	keyboard  keyboard
+	resolving sync.Mutex // held by whoever decides of a handoff that has failed
 
 	identities []memory.Identity   // of the memory, written down
 	written    []record.Generation // QEMUs that are written down: all that may be alive
@@ -139,6 +140,9 @@ func (m *machine) refresh(ctx context.Context, g *generation) error {
 // watch follows what QEMU says of the guest until it has ended. It is the one place where the end of a VM is noticed.
 func (m *machine) watch(g *generation, events *qmp.Subscription) {
 	defer events.Close()
+	m.mu.Lock()
+	g.followed = true
+	m.mu.Unlock()
 	var last string
 	for {
 		e, err := events.Next(context.Background()) // ends with the connection

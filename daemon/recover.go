@@ -9,27 +9,30 @@ import (
 )
 
 // recover brings the last migration of a VM to its end, if it has none, and puts into place what comes out.
-func (m *machine) recover(ctx context.Context, a *attempt, f *found) {
-	if a.last().Phase.Ended() {
+func (m *machine) recover(ctx context.Context, l *left, f *found) {
+	a := l.history[len(l.history)-1]
+	if last := a.last(); last.Phase.Ended() && (last.Phase != vmstate.Failed || last.Settled) {
 		m.putInPlace(ctx, ended(a, f), f)
 		return
 	}
-	out := flip.Recover(context.WithoutCancel(ctx), m.recovery(a, f)) // each of its steps has a limit, and it is not left in the middle
+	out := flip.Recover(context.WithoutCancel(ctx), m.recovery(a, l.migration(a), f)) // each of its steps has a limit, and it is not left in the middle
 	log := m.log.Info()
 	if out.Err != nil {
 		log = m.log.Warn().Err(out.Err)
 	}
 	log.Str("migration", out.Migration.ID).Str("from", string(a.last().Phase)).Str("phase", string(out.Migration.Phase)).Msg("handoff taken up")
-	m.d.metrics.handedOver(out.Migration)
-	m.d.registry.putMigration(out.Migration)
+	if !a.last().Phase.Ended() {
+		m.d.metrics.handedOver(out.Migration)
+		m.d.registry.putMigration(out.Migration)
+		m.noteMigration(out.Migration)
+	}
 	m.putInPlace(ctx, out, f)
 }
 
-// ended is how things stand after a handoff that has ended before.
+// ended is how things stand after a handoff of which nothing is left to be decided.
 func ended(a *attempt, f *found) flip.Outcome {
 	last := a.last()
-	open := last.Phase == vmstate.Failed && last.Undecided && !last.Settled
-	out := flip.Outcome{Undecided: open, Migration: vmstate.Migration{Error: last.Error}}
+	out := flip.Outcome{}
 	sight := func(g *generation) recovery.Sight {
 		if g == nil {
 			return recovery.Dead
@@ -37,7 +40,7 @@ func ended(a *attempt, f *found) flip.Outcome {
 		return recovery.Stands // or whatever a living one does
 	}
 	e := recovery.Evidence{Phase: last.Phase, Resolve: last.Resolve, Source: sight(f.source), Target: sight(f.target)}
-	switch e.Keeper(open) {
+	switch e.Keeper(last.Undecided) {
 	case recovery.ToSource:
 		out.Keeper = f.source.side
 	case recovery.ToTarget:
@@ -47,9 +50,9 @@ func ended(a *attempt, f *found) flip.Outcome {
 }
 
 // recovery is what flip needs to know of a migration that has been left.
-func (m *machine) recovery(a *attempt, f *found) flip.Recovery {
+func (m *machine) recovery(a *attempt, known vmstate.Migration, f *found) flip.Recovery {
 	r := flip.Recovery{
-		Records: a.records, Times: a.times, Migration: a.migration(m.binaryOf), Memory: m.memory, Journal: recorder{m.journal},
+		Records: a.records, Times: a.times, Migration: known, Memory: m.memory, Journal: recorder{m.journal},
 		Publish: m.d.registry.putMigration, Failpoints: m.d.failpoints, Gate: &m.gate, ContLimit: m.d.contLimit, Log: m.log,
 	}
 	if f.source != nil {
@@ -59,16 +62,6 @@ func (m *machine) recovery(a *attempt, f *found) flip.Recovery {
 		r.Target = f.target.side
 	}
 	return r
-}
-
-// binaryOf finds the binary of the generation whose folder is dir.
-func (m *machine) binaryOf(dir string) (path, version string) {
-	for _, g := range m.written {
-		if g.Dir == dir && dir != "" {
-			return g.Binary.Path, g.Version
-		}
-	}
-	return "", ""
 }
 
 // putInPlace makes the VM what has come out of a handoff that was taken up, or that a person has decided of.
@@ -90,6 +83,12 @@ func (m *machine) putInPlace(ctx context.Context, out flip.Outcome, f *found) {
 		}
 	}
 	m.settle(ctx, keeper)
+	if out.Migration.Phase == vmstate.Failed && out.Err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(named(out.Err, m.spec.Name))
+		m.publishLocked()
+	}
 }
 
 // leaveOpen keeps both QEMUs of a handoff that nobody can decide of, for a person to look at.

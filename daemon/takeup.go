@@ -22,7 +22,8 @@ type left struct {
 	vm      record.VM
 	journal *journal.Journal
 	history []*attempt
-	err     error // why it cannot be read
+	known   map[string]vmstate.Migration // what was written down of them beside the journal
+	err     error                        // why it cannot be read
 }
 
 // standing tells whether the guest may stand still until somebody decides who runs it.
@@ -146,21 +147,66 @@ func (m *machine) unreadable(l *left) {
 	m.publishLocked()
 }
 
-// remember shows the migrations of the journal that have ended.
+// remember shows the migrations that have ended.
 func (d *Daemon) remember(l *left) {
-	binaryOf := func(dir string) (path, version string) {
+	list, err := record.ReadMigrations(d.cfg.vmDir(l.name))
+	if err != nil {
+		d.log.Warn().Err(err).Str("vm", l.name).Msg("not every migration is remembered")
+	}
+	l.known = make(map[string]vmstate.Migration)
+	for _, v := range list {
+		l.known[v.ID] = v
+	}
+	for _, a := range l.history {
+		if v := l.migration(a); v.Phase.Ended() {
+			d.registry.putMigration(v)
+			delete(l.known, v.ID)
+		}
+	}
+	for _, v := range list {
+		if _, left := l.known[v.ID]; left && (len(l.history) == 0 || l.history[len(l.history)-1].last().Migration != v.ID) {
+			d.registry.putMigration(neverBegun(v))
+		}
+	}
+}
+
+// neverBegun is a migration that was accepted and of which the journal has no record: nothing had been started.
+func neverBegun(v vmstate.Migration) vmstate.Migration {
+	if v.Phase.Ended() {
+		return v
+	}
+	now := time.Now()
+	e := vmstate.Errorf(vmstate.Unavailable, "cannot hand %s over: the daemon ended before it had begun", v.VM).With("ask for the handoff again")
+	e.VM, e.Migration = v.VM, v.ID
+	v.Phase, v.EndedAt, v.TotalUS, v.Error = vmstate.RolledBack, &now, now.Sub(v.StartedAt).Microseconds(), vmstate.ProblemOf(e)
+	v.Phases = append(v.Phases, vmstate.PhaseTime{Phase: v.Phase, At: now})
+	return v
+}
+
+// migration is what is known of an attempt: what was written down of it when it ended, else as much of it as was when it was accepted, with what
+// the journal says.
+func (l *left) migration(a *attempt) vmstate.Migration {
+	v := a.migration(func(dir string) (path, version string) {
 		for _, g := range l.vm.Generations {
 			if g.Dir == dir && dir != "" {
 				return g.Binary.Path, g.Version
 			}
 		}
 		return "", ""
+	})
+	known, ok := l.known[v.ID]
+	if !ok {
+		return v
 	}
-	for _, a := range l.history {
-		if v := a.migration(binaryOf); v.Phase.Ended() {
-			d.registry.putMigration(v)
-		}
+	if known.Phase == v.Phase && known.Phase.Ended() {
+		return known
 	}
+	v.StartedAt, v.Spec, v.From, v.To.Binary = known.StartedAt, known.Spec, known.From, cmp.Or(v.To.Binary, known.To.Binary)
+	v.Phases = append(slices.Clone(known.Phases[:min(1, len(known.Phases))]), v.Phases...)
+	if len(v.Phases) > 1 && v.Phases[0].Phase == vmstate.Planned {
+		v.Phases[0].US = v.Phases[1].At.Sub(v.Phases[0].At).Microseconds()
+	}
+	return v
 }
 
 // answerSoon bounds how long a QEMU that is taken up may take to greet. One that runs answers within a millisecond; for one that hangs

@@ -38,6 +38,18 @@ func (m *machine) noteLocked() {
 	}
 }
 
+// noteMigration writes a migration down that has ended, unless the VM has gone with it.
+func (m *machine) noteMigration(v vmstate.Migration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leaving && m.current == nil {
+		return
+	}
+	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), v); err != nil {
+		m.log.Error().Err(err).Str("migration", v.ID).Msg("migration not written down")
+	}
+}
+
 // writeGeneration writes a QEMU down that is about to be started, or has been.
 func (m *machine) writeGeneration(g record.Generation) error {
 	m.mu.Lock()

@@ -15,7 +15,7 @@ const (
 )
 
 // keyring remembers which migration was accepted for which idempotency key, so that a client that lost the answer
-// can ask again. It is kept in memory: after a restart of the daemon a key is new.
+// can ask again. It is kept in memory; a migration that was accepted remembers its key beyond the daemon's end.
 type keyring struct {
 	mu      sync.Mutex
 	entries map[string]*keyEntry
@@ -41,8 +41,7 @@ func (k *keyring) once(ctx context.Context, key, body string, accept func() (str
 	mine := &keyEntry{body: body, at: time.Now(), done: make(chan struct{})}
 	if theirs := k.claim(key, mine); theirs != nil {
 		if theirs.body != body {
-			return "", vmstate.Errorf(vmstate.Invalid, "cannot use the idempotency key %q again for another request", key).
-				With("use a new key for each request")
+			return "", usedAgain(key)
 		}
 		select {
 		case <-theirs.done:
@@ -57,6 +56,12 @@ func (k *keyring) once(ctx context.Context, key, body string, accept func() (str
 	}
 	close(mine.done)
 	return mine.id, mine.err
+}
+
+// usedAgain refuses a key that has been used for another request.
+func usedAgain(key string) error {
+	return vmstate.Errorf(vmstate.Invalid, "cannot use the idempotency key %q again for another request", key).
+		With("use a new key for each request")
 }
 
 // claim enters mine under key, or returns the entry that is there.

@@ -86,7 +86,11 @@ func (a *api) migrate(ctx context.Context, in *migrateInput) (*created[vmstate.M
 		return nil, vmstate.Errorf(vmstate.Invalid, "cannot migrate VM %s to %q: not an absolute path", spec.VM, spec.Binary).
 			With("the daemon has another working directory than you: write the path from /")
 	}
-	return a.accept(ctx, in.WaitQuery, in.Key, spec, func() (vmstate.Migration, error) { return a.svc.Migrate(ctx, spec) })
+	return a.accept(ctx, in.WaitQuery, in.Key, spec, func(key vmstate.RequestKey) (vmstate.Migration, error) {
+		spec := spec
+		spec.Key = key
+		return a.svc.Migrate(ctx, spec)
+	})
 }
 
 type rollbackInput struct {
@@ -100,11 +104,11 @@ func (in *rollbackInput) Resolve(ctx huma.Context) []error {
 }
 
 func (a *api) rollback(ctx context.Context, in *rollbackInput) (*created[vmstate.Migration], error) {
-	return a.accept(ctx, in.WaitQuery, "", nil, func() (vmstate.Migration, error) { return a.svc.RollbackVM(ctx, in.VM) })
+	return a.accept(ctx, in.WaitQuery, "", nil, func(vmstate.RequestKey) (vmstate.Migration, error) { return a.svc.RollbackVM(ctx, in.VM) })
 }
 
 // accept begins a migration, or finds the one that key began, and waits for it as asked.
-func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, begin func() (vmstate.Migration, error)) (*created[vmstate.Migration], error) {
+func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, begin func(vmstate.RequestKey) (vmstate.Migration, error)) (*created[vmstate.Migration], error) {
 	wait, err := q.duration()
 	if err != nil {
 		return nil, err
@@ -118,8 +122,12 @@ func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, 
 	}
 	var begun vmstate.Migration
 	id, err := a.keys.once(ctx, key, string(said), func() (string, error) {
-		var err error
-		begun, err = begin()
+		mine := vmstate.RequestKey{Key: key, Body: string(said)}
+		id, err := a.earlier(mine)
+		if id != "" || err != nil {
+			return id, err
+		}
+		begun, err = begin(mine)
 		return begun.ID, err
 	})
 	if err != nil {
@@ -141,6 +149,23 @@ func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, 
 	}
 	out.Status = http.StatusOK
 	return out, nil
+}
+
+// earlier finds the migration that a request with this key began before this daemon was started; none has the empty id.
+func (a *api) earlier(key vmstate.RequestKey) (string, error) {
+	if key.Key == "" {
+		return "", nil
+	}
+	for _, m := range a.svc.Snapshot().Migrations {
+		if m.Spec == nil || m.Spec.Key.Key != key.Key {
+			continue
+		}
+		if m.Spec.Key != key {
+			return "", usedAgain(key.Key)
+		}
+		return m.ID, nil
+	}
+	return "", nil
 }
 
 // holding tells whether m waits in prepared as it was asked to.

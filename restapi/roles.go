@@ -22,12 +22,13 @@ func routeRoles() map[string]vmstate.Role {
 		},
 		vmstate.RoleOperate: {
 			"POST /vms/{vm}/start", "POST /vms/{vm}/pause", "POST /vms/{vm}/resume", "POST /vms/{vm}/reset", "POST /vms/{vm}/powerdown",
-			"POST /vms/{vm}/console", "POST /vms/{vm}/rollback",
+			"POST /vms/{vm}/console", "POST /vms/{vm}/rollback", "GET /vms/{vm}/resolve",
 			"POST /migrations", "POST /migrations/{id}/continue", "DELETE /migrations/{id}",
 		},
 		vmstate.RoleAdmin: {
-			"POST /vms",        // runs a program as root, with arguments that reach any file
-			"DELETE /vms/{vm}", // ends a guest for good, and its logs
+			"POST /vms",              // runs a program as root, with arguments that reach any file
+			"DELETE /vms/{vm}",       // ends a guest for good, and its logs
+			"POST /vms/{vm}/resolve", // kills a QEMU that may have the guest
 		},
 	} {
 		for _, route := range routes {

@@ -40,6 +40,10 @@ type Service interface {
 	ResumeVM(ctx context.Context, name string) (vmstate.VM, error)
 	ResetVM(ctx context.Context, name string) (vmstate.VM, error)
 	PowerdownVM(ctx context.Context, name string) (vmstate.VM, error)
+	// Undecided tells what is known of a VM whose last handoff has failed, and what can be decided of it.
+	Undecided(ctx context.Context, name string) (vmstate.Decision, error)
+	// ResolveVM does what a person has decided: to is a choice's.
+	ResolveVM(ctx context.Context, name, to string) (vmstate.VM, error)
 	// Console types input on the guest's console.
 	Console(vm string, input []byte) error
 

@@ -61,6 +61,9 @@ func (a *api) vmRoutes() {
 	a.vmVerb("resume", "Let the guest's vCPUs run", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResumeVM(ctx, vm) })
 	a.vmVerb("reset", "Reset the guest, as its reset button does", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResetVM(ctx, vm) })
 	a.vmVerb("powerdown", "Ask the guest to power off, as its power button does", http.StatusAccepted, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PowerdownVM(ctx, vm) })
+	add(a, huma.Operation{OperationID: "undecided-vm", Method: http.MethodGet, Path: "/vms/{vm}/resolve", Summary: "Show what is known of a VM whose handoff has failed, and what can be decided", Tags: []string{"VMs"}}, a.undecided)
+	add(a, huma.Operation{OperationID: "resolve-vm", Method: http.MethodPost, Path: "/vms/{vm}/resolve", Summary: "Decide who goes on with a VM whose handoff has failed", Tags: []string{"VMs"},
+		Description: "The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched."}, a.resolve)
 	add(a, huma.Operation{OperationID: "list-regions", Method: http.MethodGet, Path: "/vms/{vm}/regions", Summary: "List a VM's RAM regions", Tags: []string{"VMs"}}, a.listRegions)
 	add(a, huma.Operation{OperationID: "get-region", Method: http.MethodGet, Path: "/vms/{vm}/regions/{region}", Summary: "Show a RAM region", Tags: []string{"VMs"}}, a.getRegion)
 }
@@ -75,6 +78,32 @@ func (a *api) vmVerb(verb, summary string, status int, act func(context.Context,
 		}
 		return &body[vmstate.VM]{a.asOfNow(vm)}, nil
 	})
+}
+
+func (a *api) undecided(ctx context.Context, in *VMPath) (*body[vmstate.Decision], error) {
+	d, err := a.svc.Undecided(ctx, in.VM)
+	if err != nil {
+		return nil, err
+	}
+	if d.Choices == nil {
+		d.Choices = []vmstate.Choice{}
+	}
+	return &body[vmstate.Decision]{d}, nil
+}
+
+type resolveInput struct {
+	VMPath
+	Body struct {
+		To string `json:"to" enum:"source,target,discard" doc:"who goes on with the guest; discard ends both"`
+	}
+}
+
+func (a *api) resolve(ctx context.Context, in *resolveInput) (*body[vmstate.VM], error) {
+	vm, err := a.svc.ResolveVM(ctx, in.VM, in.Body.To)
+	if err != nil {
+		return nil, err
+	}
+	return &body[vmstate.VM]{a.asOfNow(vm)}, nil
 }
 
 type listVMsInput struct {

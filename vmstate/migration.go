@@ -34,7 +34,15 @@ type MigrationSpec struct {
 	Hold       bool   `json:"hold,omitempty" doc:"wait in prepared until POST /migrations/{id}/continue"`
 	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, or 86400 with hold"`
 	MaxPauseMS int    `json:"max_pause_ms,omitempty" minimum:"0" maximum:"3600000" doc:"pause in ms at which the undo begins; 0 takes the default, 1000"`
-	Populate   string `json:"populate,omitempty" enum:"auto,never" doc:"fill the target's page tables beforehand, of regions without holes"`
+	// Key is what the caller knows the request by, if he wants to be able to ask again.
+	Key      RequestKey `json:"-"`
+	Populate string     `json:"populate,omitempty" enum:"auto,never" doc:"fill the target's page tables beforehand, of regions without holes"`
+}
+
+// RequestKey names a request for good: whoever asks with the same key again gets what came of it the first time.
+type RequestKey struct {
+	Key  string `json:"key"`
+	Body string `json:"body"` // what was asked for
 }
 
 // Defaults of a MigrationSpec.

@@ -33,19 +33,25 @@ type file struct {
 
 // Write replaces the record in a VM's folder. The caller is its only writer. The error is of kind Host.
 func Write(dir string, vm VM) error {
-	text, err := encode(vm)
+	text, err := encode(file{header{formatName, formatLevel}, vm})
 	if err != nil {
 		return vmstate.Errorf(vmstate.Internal, "cannot write down %s: %w", vm.Spec.Name, err)
 	}
-	path := filepath.Join(dir, FileName)
+	if err := replace(filepath.Join(dir, FileName), text); err != nil {
+		return vmstate.Errorf(vmstate.Host, "cannot write down %s in the run directory: %w", vm.Spec.Name, err).With("make room in the run directory")
+	}
+	return nil
+}
+
+// replace replaces a file in one step.
+func replace(path string, text []byte) error {
 	next := path + ".new"
-	err = os.WriteFile(next, text, 0o600)
+	err := os.WriteFile(next, text, 0o600)
 	if err == nil {
 		err = os.Rename(next, path)
 	}
 	if err != nil {
-		err = errors.Join(err, removeIfThere(next))
-		return vmstate.Errorf(vmstate.Host, "cannot write down %s in the run directory: %w", vm.Spec.Name, err).With("make room in the run directory")
+		return errors.Join(err, removeIfThere(next))
 	}
 	return nil
 }
@@ -57,12 +63,12 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-func encode(vm VM) ([]byte, error) {
+func encode(v any) ([]byte, error) {
 	var text bytes.Buffer
 	enc := json.NewEncoder(&text)
 	enc.SetEscapeHTML(false) // people read this
 	enc.SetIndent("", "  ")
-	err := enc.Encode(file{header{formatName, formatLevel}, vm})
+	err := enc.Encode(v)
 	return text.Bytes(), err
 }
 

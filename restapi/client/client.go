@@ -207,6 +207,16 @@ func (c *Client) Powerdown(ctx context.Context, name string) (vmstate.VM, error)
 	return get[vmstate.VM](c)(c.wire.PowerdownVm(ctx, name))
 }
 
+// Undecided tells what is known of a VM whose handoff has failed, and what can be decided of it.
+func (c *Client) Undecided(ctx context.Context, name string) (vmstate.Decision, error) {
+	return get[vmstate.Decision](c)(c.wire.UndecidedVm(ctx, name))
+}
+
+// Resolve decides who goes on with a VM whose handoff has failed: source, target, or discard for nobody.
+func (c *Client) Resolve(ctx context.Context, name, to string) (vmstate.VM, error) {
+	return get[vmstate.VM](c)(c.wire.ResolveVm(ctx, name, wire.ResolveInputBody{To: wire.ResolveInputBodyTo(to)}))
+}
+
 // Tail says which part of a log to read.
 type Tail struct {
 	Follow bool   // also what will come, until the VM has stopped

@@ -257,6 +257,44 @@ func (s *Service) PowerdownVM(_ context.Context, name string) (vmstate.VM, error
 	return s.become(name, vmstate.Stopped)
 }
 
+// Undecided implements restapi.Service: of a VM that has failed everything can be decided.
+func (s *Service) Undecided(_ context.Context, name string) (vmstate.Decision, error) {
+	vm, err := s.find(name)
+	if err != nil {
+		return vmstate.Decision{}, err
+	}
+	if vm.Status != vmstate.Broken {
+		return vmstate.Decision{}, vmstate.Errorf(vmstate.Conflict, "cannot resolve %s: there is nothing to be decided", name)
+	}
+	return vmstate.Decision{
+		VM: name, Migration: vm.Migration, Error: vm.Error,
+		Source: vmstate.Witness{PID: 100, Seen: "stands", Binary: "/usr/bin/qemu", Version: "7.2.22"},
+		Target: vmstate.Witness{PID: 200, Seen: "mute", Binary: "/opt/qemu", Version: "10.0.2"},
+		Choices: []vmstate.Choice{
+			{To: "source", Allowed: true, Why: "the target is killed, and the guest goes on in the source"},
+			{To: "target", Why: "the target does not answer"},
+			{To: "discard", Allowed: true, Why: "both are killed, and the guest is gone"},
+		},
+	}, nil
+}
+
+// ResolveVM implements restapi.Service.
+func (s *Service) ResolveVM(ctx context.Context, name, to string) (vmstate.VM, error) {
+	d, err := s.Undecided(ctx, name)
+	if err != nil {
+		return vmstate.VM{}, err
+	}
+	for _, c := range d.Choices {
+		if c.To == to && !c.Allowed {
+			return vmstate.VM{}, vmstate.Errorf(vmstate.Conflict, "cannot resolve %s to %s: %s", name, to, c.Why)
+		}
+	}
+	if to == "discard" {
+		return s.become(name, vmstate.Stopped)
+	}
+	return s.become(name, vmstate.Running)
+}
+
 // Console implements restapi.Service.
 func (s *Service) Console(name string, input []byte) error {
 	if _, err := s.find(name); err != nil {

@@ -18,6 +18,32 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ChoiceTo.
+const (
+	ChoiceToDiscard ChoiceTo = "discard"
+	ChoiceToSource  ChoiceTo = "source"
+	ChoiceToTarget  ChoiceTo = "target"
+)
+
+// Defines values for ResolveInputBodyTo.
+const (
+	ResolveInputBodyToDiscard ResolveInputBodyTo = "discard"
+	ResolveInputBodyToSource  ResolveInputBodyTo = "source"
+	ResolveInputBodyToTarget  ResolveInputBodyTo = "target"
+)
+
+// Defines values for WitnessSeen.
+const (
+	Absent  WitnessSeen = "absent"
+	Dead    WitnessSeen = "dead"
+	Ended   WitnessSeen = "ended"
+	Loading WitnessSeen = "loading"
+	Moving  WitnessSeen = "moving"
+	Mute    WitnessSeen = "mute"
+	Runs    WitnessSeen = "runs"
+	Stands  WitnessSeen = "stands"
+)
+
 // Defines values for ListVmsParamsStatus.
 const (
 	Failed    ListVmsParamsStatus = "failed"
@@ -30,6 +56,31 @@ const (
 
 // Arg defines model for Arg.
 type Arg = vmstate.Arg
+
+// Choice defines model for Choice.
+type Choice struct {
+	Allowed bool     `json:"allowed"`
+	To      ChoiceTo `json:"to"`
+
+	// Why what it does, or why it cannot be done
+	Why string `json:"why"`
+}
+
+// ChoiceTo defines model for Choice.To.
+type ChoiceTo string
+
+// Decision defines model for Decision.
+type Decision struct {
+	Choices   []Choice `json:"choices"`
+	Error     Problem  `json:"error"`
+	Migration string   `json:"migration"`
+	Source    Witness  `json:"source"`
+
+	// Stranger a process that is neither of the two maps the guest's RAM
+	Stranger bool    `json:"stranger"`
+	Target   Witness `json:"target"`
+	Vm       string  `json:"vm"`
+}
 
 // Event defines model for Event.
 type Event = vmstate.Event
@@ -130,6 +181,15 @@ type Refusal struct {
 // Region defines model for Region.
 type Region = vmstate.Region
 
+// ResolveInputBody defines model for ResolveInputBody.
+type ResolveInputBody struct {
+	// To who goes on with the guest; discard ends both
+	To ResolveInputBodyTo `json:"to"`
+}
+
+// ResolveInputBodyTo who goes on with the guest; discard ends both
+type ResolveInputBodyTo string
+
 // State defines model for State.
 type State = vmstate.State
 
@@ -156,6 +216,22 @@ type Version struct {
 	// Version of qlive
 	Version string `json:"version"`
 }
+
+// Witness defines model for Witness.
+type Witness struct {
+	Binary *string `json:"binary,omitempty"`
+
+	// Log file of its output
+	Log *string `json:"log,omitempty"`
+	Pid int64   `json:"pid"`
+
+	// Seen mute: alive, and does not answer its monitor; moving: in a migration of QEMU's own; loading: has never run; ended: the guest itself has stopped
+	Seen    WitnessSeen `json:"seen"`
+	Version *string     `json:"version,omitempty"`
+}
+
+// WitnessSeen mute: alive, and does not answer its monitor; moving: in a migration of QEMU's own; loading: has never run; ended: the guest itself has stopped
+type WitnessSeen string
 
 // WatchEventsParams defines parameters for WatchEvents.
 type WatchEventsParams struct {
@@ -246,6 +322,9 @@ type MigrateJSONRequestBody = MigrationSpec
 
 // StartVmJSONRequestBody defines body for StartVm for application/json ContentType.
 type StartVmJSONRequestBody = VMSpec
+
+// ResolveVmJSONRequestBody defines body for ResolveVm for application/json ContentType.
+type ResolveVmJSONRequestBody = ResolveInputBody
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -481,6 +560,29 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /vms/{vm}/reset (the `ResetVm` operationId).
 	ResetVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UndecidedVm Show what is known of a VM whose handoff has failed, and what can be decided
+	//
+	// Corresponds with GET /vms/{vm}/resolve (the `UndecidedVm` operationId).
+	UndecidedVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveVmWithBody Decide who goes on with a VM whose handoff has failed
+	//
+	// The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /vms/{vm}/resolve (the `ResolveVm` operationId).
+	ResolveVmWithBody(ctx context.Context, vm string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResolveVm Decide who goes on with a VM whose handoff has failed
+	//
+	// The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /vms/{vm}/resolve (the `ResolveVm` operationId).
+	ResolveVm(ctx context.Context, vm string, body ResolveVmJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResumeVm Let the guest's vCPUs run
 	//
@@ -903,6 +1005,59 @@ func (c *Client) GetRegion(ctx context.Context, vm string, region string, reqEdi
 // Corresponds with POST /vms/{vm}/reset (the `ResetVm` operationId).
 func (c *Client) ResetVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewResetVmRequest(c.Server, vm)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UndecidedVm Show what is known of a VM whose handoff has failed, and what can be decided
+//
+// Corresponds with GET /vms/{vm}/resolve (the `UndecidedVm` operationId).
+func (c *Client) UndecidedVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUndecidedVmRequest(c.Server, vm)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveVmWithBody Decide who goes on with a VM whose handoff has failed
+//
+// The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /vms/{vm}/resolve (the `ResolveVm` operationId).
+func (c *Client) ResolveVmWithBody(ctx context.Context, vm string, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveVmRequestWithBody(c.Server, vm, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResolveVm Decide who goes on with a VM whose handoff has failed
+//
+// The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /vms/{vm}/resolve (the `ResolveVm` operationId).
+func (c *Client) ResolveVm(ctx context.Context, vm string, body ResolveVmJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResolveVmRequest(c.Server, vm, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2042,6 +2197,87 @@ func NewResetVmRequest(server string, vm string) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewUndecidedVmRequest constructs an http.Request for the UndecidedVm method
+func NewUndecidedVmRequest(server string, vm string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "vm", vm, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/vms/%s/resolve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResolveVmRequest calls the generic ResolveVm builder with application/json body
+func NewResolveVmRequest(server string, vm string, body ResolveVmJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewResolveVmRequestWithBody(server, vm, "application/json", bodyReader)
+}
+
+// NewResolveVmRequestWithBody constructs an http.Request for the ResolveVm method, with any body, and a specified content type
+func NewResolveVmRequestWithBody(server string, vm string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "vm", vm, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/vms/%s/resolve", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }

@@ -67,6 +67,7 @@ type Handoff struct {
 	ran      bool      // it has obeyed
 	neverRan bool      // it has refused to, or was never told to, and is about to be undone
 	open     bool      // the handoff has failed, and it is not certain that only the source can run the guest
+	silent   bool      // because the target, told to run, does not answer
 
 	continued chan struct{}
 	done      chan struct{}
@@ -290,7 +291,7 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	if h.phase() == vmstate.Committing {
 		if h.told && !refusedToRun(cause) {
 			defer h.openGate() // not before the VM is seen as failed
-			h.open = true
+			h.open, h.silent = true, !h.target.ended()
 			return nil, h.end(vmstate.Failed, h.lost(cause))
 		}
 		h.writeOff()

@@ -27,7 +27,9 @@ type Record struct {
 	NeverRan bool `json:"never_ran,omitempty"`
 	// Undecided, in failed: the target may have run; a person must decide.
 	Undecided bool `json:"undecided,omitempty"`
-	// Resolve, in failed: what a person has decided; Settled: and it has been done.
+	// Silent, in failed: it has failed only because one of the two did not answer. It is decided once that one does.
+	Silent bool `json:"silent,omitempty"`
+	// Resolve, in failed: what a person has decided, or the end of the silence; Settled: and it has been done.
 	Resolve recovery.Choice `json:"resolve,omitempty"`
 	Settled bool            `json:"settled,omitempty"`
 }

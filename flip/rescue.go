@@ -62,6 +62,12 @@ func (s *rescue) loop(ctx context.Context) Outcome {
 	var did recovery.Action
 	for {
 		e := s.look(ctx)
+		if to := recovery.Obvious(e, s.last.Undecided); s.last.Silent && !s.last.Settled && to != recovery.Undecided {
+			s.logf("the one that was silent answers: the guest shall be the %s's", to)
+			if err := s.record(s.decided(to)); err == nil {
+				continue
+			}
+		}
 		row := recovery.Decide(e)
 		if row.Do == did && e == was { // nothing has come of it
 			row = recovery.Stuck(e)

@@ -104,9 +104,10 @@ func (s *rescue) publish() {
 
 // end enters an end, with a problem that says how it came to it.
 func (s *rescue) end(row recovery.Row, e recovery.Evidence, to vmstate.Phase, open bool) {
+	silent := to == vmstate.Failed && recovery.Silent(e)
 	e.Phase = to
 	err := s.explain(row, e, open)
-	r := Record{Phase: to, Undecided: open}
+	r := Record{Phase: to, Undecided: open, Silent: silent}
 	if to == vmstate.Completed {
 		s.m.Warnings = append(s.m.Warnings, err.Detail)
 	} else {
@@ -146,7 +147,14 @@ func (s *rescue) began() vmstate.Phase { return s.r.Records[len(s.r.Records)-1].
 
 // settle records that what a person has decided is done.
 func (s *rescue) settle() {
-	s.enter(Record{Phase: vmstate.Failed, Undecided: s.last.Undecided, Resolve: s.last.Resolve, Settled: true, Error: s.last.Error})
+	r := s.decided(s.last.Resolve)
+	r.Settled = true
+	s.enter(r)
+}
+
+// decided is the record of a decision on a handoff that has failed.
+func (s *rescue) decided(to recovery.Choice) Record {
+	return Record{Phase: vmstate.Failed, Undecided: s.last.Undecided, Silent: s.last.Silent, Error: s.last.Error, Resolve: to}
 }
 
 // outcome is what the caller gets once nothing is left to do.

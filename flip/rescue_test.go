@@ -162,6 +162,7 @@ type wreck struct {
 	sourceDies bool
 	targetDies bool
 	says       string
+	silent     bool // it failed because somebody did not answer
 }
 
 func wrecks() map[string]wreck {
@@ -175,9 +176,9 @@ func wrecks() map[string]wreck {
 		"switching, not stopped":  {phase: vmstate.Switching, source: run, target: load, wantEnd: vmstate.RolledBack, keeper: "source", targetDies: true},
 		"switching, paused guest": {phase: vmstate.Switching, paused: true, source: stand, target: stand, wantEnd: vmstate.RolledBack, keeper: "source", targetDies: true},
 		"switching, target mute":  {phase: vmstate.Switching, source: stand, target: "mute", wantEnd: vmstate.RolledBack, keeper: "source", targetDies: true, sourceTold: []string{"cont in switching"}},
-		"switching, source mute": {phase: vmstate.Switching, source: "mute", target: stand, wantEnd: vmstate.Failed, keeper: "source", targetDies: true,
+		"switching, source mute": {phase: vmstate.Switching, source: "mute", target: stand, silent: true, wantEnd: vmstate.Failed, keeper: "source", targetDies: true,
 			says: "only the source can run the guest, and it does not answer"},
-		"switching, source hangs at cont": {phase: vmstate.Switching, source: stand, target: stand, change: func(s, _ *actor) { s.hangs = "cont" }, wantEnd: vmstate.Failed, keeper: "source", targetDies: true},
+		"switching, source hangs at cont": {phase: vmstate.Switching, source: stand, target: stand, change: func(s, _ *actor) { s.hangs = "cont" }, silent: true, wantEnd: vmstate.Failed, keeper: "source", targetDies: true},
 		"switching, source refuses": {phase: vmstate.Switching, source: stand, target: stand, change: func(s, _ *actor) { s.refuses = "locked" }, wantEnd: vmstate.Failed, keeper: "source",
 			targetDies: true, sourceTold: []string{"cont in switching"}, says: "locked"},
 		"switching, source killed, target loaded": {phase: vmstate.Switching, target: stand, wantEnd: vmstate.Completed, keeper: "target", targetTold: []string{"cont in committing"}},
@@ -196,10 +197,10 @@ func wrecks() map[string]wreck {
 		"committing, target refuses": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.refuses = "Failed to get \"write\" lock" }, wantEnd: vmstate.RolledBack,
 			keeper: "source", targetDies: true, targetTold: []string{"cont in committing"}, sourceTold: []string{"cont in committing, never ran"}, says: "Failed to get \"write\" lock"},
 		"committing, it had refused": {phase: vmstate.Committing, neverRan: true, source: stand, wantEnd: vmstate.RolledBack, keeper: "source", sourceTold: []string{"cont in committing, never ran"}},
-		"committing, target mute":    {phase: vmstate.Committing, source: stand, target: "mute", wantEnd: vmstate.Failed, undecided: true, says: "qlive resolve vm1"},
-		"committing, target hangs at cont": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.hangs = "cont" }, wantEnd: vmstate.Failed, undecided: true,
+		"committing, target mute":    {phase: vmstate.Committing, source: stand, target: "mute", silent: true, wantEnd: vmstate.Failed, undecided: true, says: "qlive resolve vm1"},
+		"committing, target hangs at cont": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.hangs = "cont" }, silent: true, wantEnd: vmstate.Failed, undecided: true,
 			says: "does not answer, and may run the guest"},
-		"committing, target hangs":  {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.hangs = "query-status" }, wantEnd: vmstate.Failed, undecided: true},
+		"committing, target hangs":  {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.hangs = "query-status" }, silent: true, wantEnd: vmstate.Failed, undecided: true},
 		"committing, target dead":   {phase: vmstate.Committing, source: stand, wantEnd: vmstate.Failed, undecided: true, says: "RAM may have moved on"},
 		"committing, both dead":     {phase: vmstate.Committing, wantEnd: vmstate.Failed, says: "both QEMUs are dead"},
 		"committed":                 {phase: vmstate.Committed, source: stand, target: run, wantEnd: vmstate.Completed, keeper: "target", sourceDies: true},
@@ -269,7 +270,7 @@ func (w wreck) check(t *testing.T, r Recovery, out Outcome, journal *notes) {
 		t.Errorf("the keeper is %v, want the %s", out.Keeper, w.keeper)
 	}
 	last := journal.records[len(journal.records)-1]
-	if last.Phase != w.wantEnd || last.Undecided != w.undecided || last.Migration != "mig-1" || last.VM != "vm1" {
+	if last.Phase != w.wantEnd || last.Undecided != w.undecided || last.Silent != w.silent || last.Migration != "mig-1" || last.VM != "vm1" {
 		t.Errorf("the journal ends with %+v", last)
 	}
 	told := strings.Join(append([]string{fmt.Sprint(out.Err)}, out.Migration.Warnings...), " ")

@@ -16,8 +16,7 @@ func (s *rescue) resolve(ctx context.Context, to recovery.Choice) Outcome {
 	if err := s.resolvable(ctx, to); err != nil {
 		return Outcome{Migration: s.m, Undecided: s.last.Undecided, Err: err}
 	}
-	err := s.record(Record{Phase: vmstate.Failed, Undecided: s.last.Undecided, Error: s.last.Error, Resolve: to})
-	if err != nil {
+	if err := s.record(s.decided(to)); err != nil {
 		return Outcome{Migration: s.m, Undecided: s.last.Undecided, Err: err}
 	}
 	s.found = ""

@@ -128,3 +128,44 @@ func TestLook(t *testing.T) {
 		t.Errorf("choices where nothing is to be decided: %+v", o)
 	}
 }
+
+// A handoff that has failed only because somebody did not answer is decided once he does.
+func TestSilenceEnds(t *testing.T) {
+	const run, stand = qmp.RunRunning, qmp.RunPaused
+	for name, tt := range map[string]struct {
+		source, target qmp.RunState
+		open           bool
+		keeper         recovery.Choice
+		told           []string
+	}{
+		"the source speaks":                 {source: stand, keeper: "source", told: []string{"cont in failed"}},
+		"the target has obeyed":             {source: stand, target: run, open: true, keeper: "target"},
+		"the target has not obeyed":         {source: stand, target: stand, open: true, keeper: "target", told: []string{"cont in failed"}},
+		"the target has died":               {source: stand, open: true},
+		"both speak, and the source runs":   {source: run, target: stand, open: true},
+		"the target is silent still":        {source: stand, target: "mute", open: true},
+		"the source is silent still":        {source: "mute", keeper: "source"},
+		"the target lives behind the fence": {source: stand, target: stand},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := wreck{phase: vmstate.Failed, source: tt.source, target: tt.target}
+			r, journal, source, target := w.stage(t, nil)
+			r.Records[0].Undecided, r.Records[0].Silent = tt.open, true
+			out := Recover(t.Context(), r)
+			if told := append(source.heard(), target.heard()...); !slices.Equal(told, tt.told) {
+				t.Errorf("told %q", told)
+			}
+			if want := map[recovery.Choice]*Side{"source": r.Source, "target": r.Target}[tt.keeper]; out.Keeper != want {
+				t.Errorf("the keeper is %v, want the %q", out.Keeper, tt.keeper)
+			}
+			last, decided := journal.records[len(journal.records)-1], len(journal.records) > 1
+			if decided != (tt.keeper != "" && tt.source != "mute") || decided && (!last.Settled || last.Resolve != tt.keeper || out.Undecided) {
+				t.Errorf("last record %+v, %+v", last, out)
+			}
+			if tt.keeper == "target" && source.lives() {
+				t.Error("the source lives")
+			}
+		})
+	}
+}

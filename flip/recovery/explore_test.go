@@ -61,6 +61,10 @@ func (m *model) wrongEnd(s state) string {
 		return "completed, and the guest stands in the target"
 	case phase == vmstate.RolledBack && s.ran && quiet(s.source) && s.source.is == stands:
 		return "rolled back, and the guest stands in the source"
+	case s.settled && s.resolve == recovery.ToSource && (s.target.alive() || s.ran && quiet(s.source) && s.source.is == stands):
+		return "resolved to the source, and it does not run, or the target lives"
+	case s.settled && s.resolve == recovery.ToTarget && (s.source.alive() || s.ran && quiet(s.target) && s.target.is == stands):
+		return "resolved to the target, and it does not run, or the source lives"
 	case phase == vmstate.Failed && !s.hurt:
 		return "failed, though no QEMU was killed, hung or was late"
 	}

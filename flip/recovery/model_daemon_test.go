@@ -77,7 +77,7 @@ func (m *model) recordNext(s state, p vmstate.Phase) []edge {
 func (m *model) abandon(s state, why string, proof bool) edge {
 	if m.info(s).Phase == vmstate.Committing {
 		if s.told && !proof {
-			s.phase, s.open, s.mode = m.index(vmstate.Failed), true, idle
+			s.phase, s.open, s.silent, s.mode = m.index(vmstate.Failed), true, s.target.alive(), idle
 			return edge{why + ", and it may have run", true, s}
 		}
 		s.knows, s.neverRan = true, !m.skipWriteOff
@@ -136,6 +136,10 @@ func (m *model) look(s state) []edge {
 			to.muteSource, to.muteTarg = s.muteSource || source == recovery.Mute, s.muteTarg || target == recovery.Mute
 			late := source == recovery.Mute && s.source.works() && !s.muteSource || target == recovery.Mute && s.target.works() && !s.muteTarg
 			to.hurt = s.hurt || late
+			if to.resolve = m.obvious(s, source, target); to.resolve != s.resolve {
+				edges = append(edges, edge{fmt.Sprintf("seen: source %s, target %s: it is the %s's", source, target, to.resolve), late, to})
+				continue
+			}
 			row := m.decide(s, source, target)
 			l := look{source, target, s.phase, s.neverRan}
 			if l == s.was && row.Do == s.do {
@@ -149,6 +153,14 @@ func (m *model) look(s state) []edge {
 		}
 	}
 	return edges
+}
+
+// obvious is what has been decided, or is now.
+func (m *model) obvious(s state, source, target recovery.Sight) recovery.Choice {
+	if s.resolve == recovery.Undecided && (s.silent || m.alwaysSilent) {
+		return recovery.Obvious(m.evidence(s, source, target), s.open)
+	}
+	return s.resolve
 }
 
 func (m *model) evidence(s state, source, target recovery.Sight) recovery.Evidence {
@@ -209,6 +221,7 @@ func (m *model) act(s state) []edge {
 	default:
 		p, _ := recordOf(s.do, m.info(s).Phase)
 		to.phase, to.open = m.index(p), s.open || s.do == recovery.LeaveOpen
+		to.silent = s.silent || p == vmstate.Failed && recovery.Silent(m.evidence(s, s.was.source, s.was.target))
 	}
 	return []edge{{string(s.do), false, to}}
 }
@@ -253,12 +266,14 @@ func (m *model) awaitRecovery(s state) []edge {
 	return []edge{{"no answer in time", who.works(), to}}
 }
 
-// person resolves a handoff that has failed.
+// person resolves a handoff that has failed, unless a silent QEMU speaks before, at which the daemon looks again.
 func (m *model) person(s state) []edge {
 	if m.info(s).Phase != vmstate.Failed || s.settled {
 		return nil
 	}
-	var edges []edge
+	again := s
+	again.mode = looking
+	edges := []edge{{"the daemon looks again", true, again}}
 	for _, choice := range []recovery.Choice{recovery.ToSource, recovery.ToTarget, recovery.Discard} {
 		to := s
 		to.resolve, to.mode = choice, looking

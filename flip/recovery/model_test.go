@@ -101,6 +101,7 @@ type state struct {
 
 	phase                uint8 // last record
 	neverRan, open       bool
+	silent               bool
 	resolve              recovery.Choice
 	settled              bool
 	toSource, toTarget   bool // a person has once decided so
@@ -134,6 +135,8 @@ type model struct {
 	phases []vmstate.PhaseInfo
 	// skipWriteOff leaves out the record that the target never ran, before a refusal is undone.
 	skipWriteOff bool
+	// alwaysSilent takes every failure for one that is over once everybody answers.
+	alwaysSilent bool
 }
 
 func (m *model) info(s state) vmstate.PhaseInfo { return m.phases[s.phase] }

@@ -88,6 +88,7 @@ func TestModelNotices(t *testing.T) {
 			return acts(m, vmstate.Prepared, vmstate.ActStopSource) && acts(m, vmstate.Switching, vmstate.ActLoadTarget)
 		}, "rolled back, and the guest stands in the source"},
 		{"the source is not ended", func(m *model) bool { return acts(m, vmstate.Draining) }, "completed, and the source lives"},
+		{"every failure is taken for silence", func(m *model) bool { m.alwaysSilent = true; return true }, "the target runs though the source has run on"},
 		{"a refusal is undone without being recorded", func(m *model) bool { m.skipWriteOff = true; return true }, "failed, though no QEMU was killed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -27,6 +27,7 @@ type generation struct {
 	info   *qemu.Info
 	side   *flip.Side
 	words  *transcript
+	life   life
 	// followed, with the machine's mu: somebody listens to its events until it ends.
 	followed bool
 }
@@ -124,7 +125,7 @@ func (g *generation) meet(ctx context.Context, limit time.Duration, observers ..
 		vmstate.Errorf(vmstate.Timeout, "cannot reach the monitor of %s within %s", g.binary.Path, limit).
 			With("see QEMU's log; does the binary pass QEMU's arguments on?"))
 	defer cancel()
-	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{Exited: g.side.Gone(), Observers: append(observers, words)})
+	monitor, err := qmp.Dial(ctx, g.line.Monitor, qmp.Options{Exited: g.side.Gone(), Observers: append(observers, &g.life, words)})
 	switch {
 	case err != nil && g.side.EndedSoon(): // whatever it was that broke off
 		e := g.side.Process.Ended("start " + g.binary.Path)

@@ -59,7 +59,6 @@ type machine struct {
 	undecided bool
 	stray     *generation
 	ending    *vmstate.Problem
-	over      bool  // the guest has powered off
 	unfit     error // why the VM cannot be handed over; nil if it can
 	mute      error // said while the QEMU of a VM that was taken up does not answer
 	names     publicNames
@@ -149,7 +148,6 @@ func (m *machine) watch(g *generation, events *qmp.Subscription) {
 		if err != nil {
 			break
 		}
-		m.noteEnd(g, e.Name)
 		switch e.Name {
 		case qmp.EventShutdown, qmp.EventGuestPanicked:
 			last = e.Name + " " + string(e.Data)
@@ -163,21 +161,6 @@ func (m *machine) watch(g *generation, events *qmp.Subscription) {
 		}
 	}
 	m.await(g, last)
-}
-
-// noteEnd keeps whether the guest has ended by itself: how its QEMU ends then says nothing of the guest.
-func (m *machine) noteEnd(g *generation, event string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.current != g {
-		return
-	}
-	switch event {
-	case qmp.EventShutdown:
-		m.over = true
-	case qmp.EventReset, qmp.EventResume:
-		m.over = false
-	}
 }
 
 // await waits for the end of a QEMU that has the guest, or may have it.
@@ -231,11 +214,12 @@ func (m *machine) stopLocked(last string) {
 	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
 	m.current = nil
 	m.status, m.value.RunState = vmstate.Stopped, "none"
-	if m.brokeOff(g, exit) {
+	over := g.guestEnded()
+	if brokeOff(g, exit, over) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; start it again with `qlive start "+m.spec.Name+"`"
 		m.ending = vmstate.ProblemOf(p)
-		if !m.over {
+		if !over {
 			m.status = vmstate.Broken
 		}
 	} else if last != "" {
@@ -266,12 +250,12 @@ func (m *machine) stopLocked(last string) {
 
 // brokeOff tells whether a QEMU has ended otherwise than by itself. How one ends that an earlier daemon has started nobody is told: then it is by
 // itself if it has said SHUTDOWN, or has removed its socket, as QEMU does on its way out.
-func (m *machine) brokeOff(g *generation, exit qemu.Exit) bool {
+func brokeOff(g *generation, exit qemu.Exit, over bool) bool {
 	if exit.Known {
 		return exit.Code != 0 || exit.Signal != 0
 	}
 	_, err := os.Lstat(g.line.Monitor)
-	return !m.over && err == nil
+	return !over && err == nil
 }
 
 // launch starts the VM's first QEMU: checked before the guest's first instruction, then let go.

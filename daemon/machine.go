@@ -56,6 +56,7 @@ type machine struct {
 	handoff   *flip.Handoff
 	leaving   bool // it shall go once the guest has powered off
 	// undecided: a handoff has failed, and either of current and stray may run the guest. Nothing touches them but a forced removal.
+	discarded bool // a person has had it ended
 	undecided bool
 	stray     *generation
 	ending    *vmstate.Problem
@@ -214,7 +215,7 @@ func (m *machine) stopLocked(last string) {
 	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
 	m.current = nil
 	m.status, m.value.RunState = vmstate.Stopped, "none"
-	over := g.guestEnded()
+	over := g.guestEnded() || m.discarded
 	if brokeOff(g, exit, over) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; start it again with `qlive start "+m.spec.Name+"`"

@@ -68,7 +68,7 @@ func (d *Daemon) ResolveVM(ctx context.Context, name, to string) (vmstate.VM, er
 		return vmstate.VM{}, m.nobodyKnows("resolve")
 	}
 	m.mu.Lock()
-	m.over = true // as asked for
+	m.discarded = true
 	m.mu.Unlock()
 	select {
 	case <-m.settled:

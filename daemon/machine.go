@@ -234,7 +234,7 @@ func (m *machine) stopLocked(last string) {
 		err = errors.Join(err, m.stray.discard())
 	}
 	err = errors.Join(err, m.place.remove())
-	m.stray, m.undecided, m.mute = nil, false, nil
+	m.stray, m.undecided, m.discarded, m.mute = nil, false, false, nil
 	m.written, m.lastKeeper = nil, record.None
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")

@@ -38,6 +38,9 @@ type Config struct {
 	// that has been moved; "none", or nothing, for no cgroups.
 	Cgroup   string `yaml:"cgroup"`
 	LogLevel string `yaml:"log_level"`
+	// LogBytes is how much is kept of what a VM's guest writes on its console, and as much again of what its QEMUs write on standard error, and
+	// of the transcripts of their monitors: the newest. 0 takes the default, 64 MiB.
+	LogBytes int64 `yaml:"log_bytes"`
 }
 
 // DefaultConfig is what holds where nothing else is said.
@@ -104,6 +107,9 @@ func (c Config) Check() error {
 	}
 	if c.Others > vmstate.RoleRead {
 		return vmstate.Errorf(vmstate.Invalid, "cannot let others %s: everybody on the host would", c.Others).With("set others to none or read; use group for those who operate VMs")
+	}
+	if c.LogBytes < 0 {
+		return vmstate.Errorf(vmstate.Invalid, "cannot keep %d bytes as log_bytes", c.LogBytes).With("leave it out for the default")
 	}
 	if err := c.Limits.Check(); err != nil {
 		return err

@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"qlive/vmstate"
 )
 
 func TestLoadConfig(t *testing.T) {
@@ -25,6 +28,17 @@ func TestLoadConfig(t *testing.T) {
 		}
 		if c.Socket != "/a/sock" || c.Mount != "/b/mnt" || c.RunDir != DefaultConfig().RunDir || len(c.AllowedBinaries) != 1 {
 			t.Errorf("got %+v", c)
+		}
+	})
+	t.Run("access", func(t *testing.T) {
+		c, err := LoadConfig(write(t, `
+others: read
+hosts: [a.example]
+limits: {idle_time: 30s, streams: 7}
+tls: {roles: [{common_name: a, role: operate}]}
+`), none)
+		if err != nil || c.Others != vmstate.RoleRead || len(c.Hosts) != 1 || c.Limits.IdleTime != 30*time.Second || c.Limits.Streams != 7 || c.TLS.Roles[0].Role != vmstate.RoleOperate {
+			t.Errorf("got %+v, %v", c, err)
 		}
 	})
 	t.Run("empty file", func(t *testing.T) {
@@ -58,6 +72,12 @@ func TestConfigCheck(t *testing.T) {
 		{"mount in run dir", "overlaps", func(c *Config) { c.Mount = "/run/qlive/mnt" }},
 		{"run dir in mount", "overlaps", func(c *Config) { c.Mount = "/run" }},
 		{"beside", "", func(c *Config) { c.Mount = "/run/qlive-tree" }},
+		{"others read", "", func(c *Config) { c.Others = vmstate.RoleRead }},
+		{"others operate", "cannot let others operate", func(c *Config) { c.Others = vmstate.RoleOperate }},
+		{"no log", "log_bytes", func(c *Config) { c.LogBytes = -1 }},
+		{"negative limit", "limits.streams", func(c *Config) { c.Limits.Streams = -1 }},
+		{"TCP without TLS", "is not set", func(c *Config) { c.Listen = "127.0.0.1:1" }},
+		{"TLS without TCP", "without listen", func(c *Config) { c.TLS.Key = "/key" }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := DefaultConfig()

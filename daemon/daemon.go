@@ -149,6 +149,7 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	d.lookAtRoom()
 	d.tasks.Go(d.watchBinaries)
 	d.tasks.Go(d.watchRoom)
+	d.tasks.Go(d.trimTexts)
 	return nil
 }
 

@@ -98,6 +98,9 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 	return g, g.meet(ctx, m.d.answerTime, m.observers(p.number)...)
 }
 
+// transcriptName is the file in a generation's folder that its monitor is written down in.
+const transcriptName = "qmp.log"
+
 // transcript is a QEMU's monitor, written down.
 type transcript struct {
 	*qmp.Transcript
@@ -116,7 +119,7 @@ func (t *transcript) close() error { return errors.Join(t.Close(), t.file.Close(
 
 // meet connects to the monitor, which must answer within the limit.
 func (g *generation) meet(ctx context.Context, limit time.Duration, observers ...qmp.Observer) error {
-	words, err := newTranscript(filepath.Join(g.dir, "qmp.log"))
+	words, err := newTranscript(filepath.Join(g.dir, transcriptName))
 	if err != nil {
 		return err
 	}

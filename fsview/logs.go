@@ -21,10 +21,10 @@ func (l logText) stat(otherwise time.Time) (uint64, time.Time) {
 	var total int64
 	var changed time.Time
 	for _, name := range l {
-		n, at := logfile.Stat(name)
-		total += n
-		if at.After(changed) {
-			changed = at
+		info := logfile.Stat(name)
+		total += info.Size()
+		if info.Changed.After(changed) {
+			changed = info.Changed
 		}
 	}
 	if changed.IsZero() {
@@ -45,6 +45,7 @@ type logHandle struct {
 
 	mu    sync.Mutex
 	files logText
+	begin []int64 // offsets in the first files at which their text began when this reader came to them
 	done  []int64 // sizes of the first files, which are complete
 }
 
@@ -62,6 +63,9 @@ func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 	h.follow()
 	n, base := 0, int64(0) // bytes read, and where the current file begins
 	for i, name := range h.files {
+		if i == len(h.begin) {
+			h.begin = append(h.begin, logfile.Stat(name).Begin)
+		}
 		at, want := off+int64(n)-base, dest[n:]
 		complete, over := i < len(h.done), false
 		if complete {
@@ -73,7 +77,7 @@ func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 		} else {
 			over = hasText(h.files[i+1:]) // before reading, so that the end found is the last
 		}
-		got, err := pread(name, want, at)
+		got, err := pread(name, want, h.begin[i]+at)
 		if err != nil {
 			return nil, syscall.EIO
 		}
@@ -81,8 +85,7 @@ func (h *logHandle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadRe
 			break
 		}
 		if !complete {
-			end, _ := logfile.Stat(name)
-			h.done = append(h.done, min(end, at+int64(got)))
+			h.done = append(h.done, min(logfile.Stat(name).End-h.begin[i], at+int64(got)))
 		}
 		base += h.done[i]
 	}
@@ -98,20 +101,23 @@ func (h *logHandle) follow() {
 	}
 	newest, ok := found.(logText)
 	if n := len(h.done); ok && len(newest) > n && slices.Equal(newest[:n], h.files[:n]) {
-		h.files = newest
+		same := n // files that are what they were
+		if len(h.files) > n && newest[n] == h.files[n] {
+			same++
+		}
+		h.files, h.begin = newest, h.begin[:min(len(h.begin), same)]
 	}
 }
 
 func hasText(files []string) bool {
 	return slices.ContainsFunc(files, func(name string) bool {
-		n, _ := logfile.Stat(name)
-		return n > 0
+		return logfile.Stat(name).Size() > 0
 	})
 }
 
 // pread reads at off; nothing where there is no such file any more.
 func pread(name string, dest []byte, off int64) (int, error) {
-	if n, _ := logfile.Stat(name); n <= off {
+	if logfile.Stat(name).End <= off {
 		return 0, nil
 	}
 	f, err := logfile.Open(name)

@@ -105,25 +105,25 @@ func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, pick func(vms
 	}
 }
 
-// allBut is how much of each file to leave out so that tail bytes remain; nothing if tail is negative.
+// allBut is how much of each file to leave out so that tail bytes remain; no more than is dropped already if tail is negative.
 func allBut(tail int64, paths []string) map[string]int64 {
 	out := map[string]int64{}
-	if tail < 0 {
-		return out
-	}
 	for _, path := range slices.Backward(paths) {
-		size, _ := logfile.Stat(path)
-		keep := min(tail, size)
-		out[path] = size - keep
-		tail -= keep
+		info := logfile.Stat(path)
+		keep := info.Size()
+		if tail >= 0 {
+			keep = min(tail, keep)
+			tail -= keep
+		}
+		out[path] = info.End - keep
 	}
 	return out
 }
 
 // copyFrom sends what the file holds after offset. A file that is not there is empty.
 func copyFrom(w io.Writer, path string, offset int64) (int64, error) {
-	size, _ := logfile.Stat(path)
-	if size <= offset {
+	end := logfile.Stat(path).End
+	if end <= offset {
 		return 0, nil
 	}
 	f, err := logfile.Open(path)
@@ -134,5 +134,5 @@ func copyFrom(w io.Writer, path string, offset int64) (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	return io.Copy(w, io.NewSectionReader(f, offset, size-offset))
+	return io.Copy(w, io.NewSectionReader(f, offset, end-offset))
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -164,48 +163,3 @@ func TestClientThatLeaves(t *testing.T) {
 	}
 	s.do("GET", "/vms", "").want(200)
 }
-
-func FuzzBodies(f *testing.F) {
-	for _, seed := range []string{`{"vm":"vm1"}`, `{"vm":"vm1","hold":true,"timeout_s":5,"way":"live"}`, `{"vm":`, `null`, `[]`, `{"vm":"vm1","VM":""}`, `{"vm":"\ud800"}`,
-		`{"name":"a","binary":"/b","args":["-m","1"],"memory":{"page_bytes":4096}}`, strings.Repeat("[", 10_000), "\xff", `{"vm":"vm1","timeout_s":1e309}`} {
-		f.Add("/migrations", seed)
-		f.Add("/vms", seed)
-	}
-	handler := restapi.New(restapitest.New(restapitest.VM("vm1")), restapi.Options{
-		Access: everyone(vmstate.RoleAdmin),
-		Crash:  func(reason any, stack []byte) { panic(string(stack)) },
-		Hosts:  []string{"qlive"},
-	})
-	f.Fuzz(func(t *testing.T, path, text string) {
-		if path != "/migrations" && path != "/vms" {
-			return
-		}
-		r, err := http.NewRequest("POST", "http://qlive"+path, strings.NewReader(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Content-Type", "application/json")
-		w := &recorder{header: http.Header{}}
-		handler.ServeHTTP(w, r)
-		switch w.status {
-		case 201, 202:
-		case 400, 404, 409, 413, 422:
-			var p restapi.Refusal
-			if err := json.Unmarshal(w.body.Bytes(), &p); err != nil || p.Status != w.status || p.Detail == "" || w.header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%q: %d is no problem: %s", text, w.status, w.body.String())
-			}
-		default:
-			t.Errorf("%q: status %d: %s", text, w.status, w.body.String())
-		}
-	})
-}
-
-type recorder struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (r *recorder) Header() http.Header         { return r.header }
-func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
-func (r *recorder) WriteHeader(status int)      { r.status = status }

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestAccess(t *testing.T) {
 	program := lab.BuildProgram(t, "test") // once: it takes longer than what is tried with it
 	for name, test := range map[string]func(*testing.T, string){
-		"users": testUsers, "opened to others": testOpenedToOthers, "no group": testNoGroup, "crowd": testCrowd,
+		"users": testUsers, "opened to others": testOpenedToOthers, "no group": testNoGroup, "crowd": testCrowd, "talker": testTalker,
 		"TCP": testTCP, "refused configurations": testRefusedConfigurations,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, program) })

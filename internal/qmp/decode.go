@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// maxMessage bounds one message, in bytes. The largest known, the schema, has 0.2 MB.
-const maxMessage = 64 << 20
+// A QEMU may be hostile: its guest may have taken it over. So there is a bound, in bytes, to all that is kept of it.
+const (
+	maxMessage = 8 << 20 // of one message; the largest known, the schema, has 0.2 MB
+	maxWord    = 4 << 10 // of a text that goes on to people, and so into logs, journals and events
+)
 
 // A message is anything that QEMU sends: a greeting, a reply, an error or an event, told apart by its members.
 type message struct {
@@ -61,6 +65,24 @@ func (m *message) id() (uint64, bool) {
 // isReply tells a reply from everything else.
 func (m *message) isReply() bool { return m.Error != nil || m.Return != nil }
 
+// shorten cuts what goes on to people.
+func (m *message) shorten() {
+	m.Event = shortened(m.Event)
+	if m.Error != nil {
+		m.Error.Class, m.Error.Desc = shortened(m.Error.Class), shortened(m.Error.Desc)
+	}
+	if m.QMP != nil {
+		m.QMP.Version.Package = shortened(m.QMP.Version.Package)
+	}
+}
+
+func shortened(s string) string {
+	if len(s) <= maxWord {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWord], "") + "…"
+}
+
 // A decoder takes messages off a stream, however the stream is cut into reads, one line a message or pretty-printed.
 type decoder struct {
 	source *source
@@ -85,6 +107,7 @@ func (d *decoder) next() (*message, error) {
 	if m.QMP == nil && m.Event == "" && !m.isReply() {
 		return nil, errors.New("cannot follow the monitor: a message that is neither reply, error nor event")
 	}
+	m.shorten()
 	m.received = d.source.last
 	return &m, nil
 }

@@ -65,6 +65,28 @@ func TestDecoderBound(t *testing.T) {
 	}
 }
 
+// What goes on to people is cut, whatever QEMU says.
+func TestDecoderShortens(t *testing.T) {
+	long := strings.Repeat("ä", maxWord)
+	for name, c := range map[string]struct {
+		sent string
+		word func(*message) string
+	}{
+		"error":    {`{"error": {"class": "GenericError", "desc": "` + long + `"}}`, func(m *message) string { return m.Error.Desc }},
+		"class":    {`{"error": {"class": "` + long + `", "desc": "x"}}`, func(m *message) string { return m.Error.Class }},
+		"event":    {`{"event": "` + long + `"}`, func(m *message) string { return m.Event }},
+		"greeting": {`{"QMP": {"version": {"package": "` + long + `"}}}`, func(m *message) string { return m.QMP.Version.Package }},
+	} {
+		m, err := newDecoder(strings.NewReader(c.sent)).next()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if word := c.word(m); len(word) > maxWord+len("…") || !strings.HasSuffix(word, "ä…") {
+			t.Errorf("%s: %d bytes, ends with %q", name, len(word), word[len(word)-8:])
+		}
+	}
+}
+
 type endlessReader struct{}
 
 func (endlessReader) Read(p []byte) (int, error) {

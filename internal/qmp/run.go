@@ -36,7 +36,9 @@ type Status struct {
 
 // QueryStatus asks for the run state.
 func (c *Client) QueryStatus(ctx context.Context) (Status, error) {
-	return ask[Status](ctx, c, "query-status", nil)
+	status, err := ask[Status](ctx, c, "query-status", nil)
+	status.Status = RunState(shortened(string(status.Status)))
+	return status, err
 }
 
 // StopCommand stops the vCPUs. For StartAll.

@@ -116,7 +116,7 @@ func probe(ctx context.Context, b *Binary, u *User, timeout time.Duration) (*Inf
 	}
 	defer log.Close()
 	process, err := start(Command{
-		Binary: b, Dir: "/", Files: []*os.File{theirs}, User: u,
+		Binary: b, Dir: "/", Files: []*os.File{theirs}, User: u, Brief: true,
 		Args: []string{
 			"-machine", "none,accel=tcg:kvm", "-nodefaults", "-no-user-config", "-S", "-display", "none",
 			"-chardev", "socket,id=probe,fd=3", "-mon", "chardev=probe,mode=control",

@@ -30,6 +30,9 @@ type Command struct {
 	Cgroup *os.File
 	// OOMScoreAdj is what the process begins with, whatever this one has (proc_pid_oom_score_adj(5)).
 	OOMScoreAdj int
+	// Brief is for a process that must not outlive this one: the kernel kills it (PR_SET_PDEATHSIG, which holds through a wrapper that becomes
+	// QEMU). It is the end of the thread that started it that counts; Go ends none that is not locked to a goroutine.
+	Brief bool
 }
 
 // Start runs c. The process leads a session of its own and outlives this one. Errors are those of [Admit]; of Kind Host, or Exhausted if
@@ -66,6 +69,9 @@ func start(c Command, log *os.File) (*Process, error) {
 	attr := &os.ProcAttr{
 		Dir: c.Dir, Env: c.environment(), Files: append([]*os.File{null, log, log}, c.Files...),
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Credential: c.User.credential()},
+	}
+	if c.Brief {
+		attr.Sys.Pdeathsig = syscall.SIGKILL
 	}
 	if c.Cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(c.Cgroup.Fd())

@@ -14,6 +14,9 @@ import (
 // DaemonRuns tells whether there is a daemon.
 func (s *Stage) DaemonRuns() bool { return s.daemon != nil && !s.daemon.ended() }
 
+// DaemonPID is the daemon's process.
+func (s *Stage) DaemonPID() int { return s.daemon.cmd.Process.Pid }
+
 // Restart ends the daemon, if there is one, by a signal, and starts it with failpoints. It returns how long the start took until it was ready.
 func (s *Stage) Restart(ctx context.Context, sig unix.Signal, points string) (time.Duration, error) {
 	if s.daemon != nil {

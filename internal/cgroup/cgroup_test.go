@@ -2,8 +2,10 @@ package cgroup_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"qlive/internal/cgroup"
@@ -175,6 +177,36 @@ func FuzzUsage(f *testing.F) {
 	})
 }
 
+// inside is this program as a process that is born in a cgroup and does what the environment variable says.
+func inside(g *cgroup.Group, what string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), what+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.Folder().Fd())}
+	return cmd
+}
+
+// kept sets every limit, and lets a process run into that of memory.
+func kept(t *testing.T, p *cgroup.Parent, g *cgroup.Group) {
+	t.Helper()
+	same, err := p.Make("vm1", vmstate.Limits{MemoryBytes: 32 << 20, CPUPercent: 150, Processes: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer same.Close()
+	if got := get(t, g.Path(), "cpu.max"); got != "150000 100000\n" {
+		t.Errorf("cpu.max is %q", got)
+	}
+	before, err := g.Usage()
+	if err != nil || before.MemoryLimit != 32<<20 || before.ProcessLimit != 64 {
+		t.Errorf("%+v, %v", before, err)
+	}
+	err = inside(g, eat).Run()
+	after, usageErr := g.Usage()
+	if err == nil || err.Error() != "signal: killed" || usageErr != nil || after.OOMKills != before.OOMKills+1 {
+		t.Errorf("one that takes more than there is: %v; %+v, %v", err, after, usageErr)
+	}
+}
+
 // TestKernel makes a cgroup where the kernel does, with what this host lets one do.
 func TestKernel(t *testing.T) {
 	mount, err := cgroup.Mount()
@@ -202,6 +234,13 @@ func TestKernel(t *testing.T) {
 	}
 	if u, err := g.Usage(); err != nil {
 		t.Errorf("%+v, %v", u, err)
+	}
+	born := inside(g, show)
+	if text, err := born.CombinedOutput(); err != nil || !strings.Contains(string(text), "::/"+name+"/vm1\n") {
+		t.Errorf("the process is in %q, %v", text, err)
+	}
+	if len(p.Missing()) == 0 {
+		kept(t, p, g)
 	}
 	if err := p.Remove(); err != nil {
 		t.Errorf("one that has a VM's in it: %v", err)

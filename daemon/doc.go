@@ -7,9 +7,12 @@
 //     read without a lock, and an event, which the [hub] hands to whoever listens.
 //   - [machine] is one VM: its memory, the QEMU that has it, its public names. Its mutex orders what is done to it; a
 //     handoff takes the machine for itself, and everything else is refused or obeyed around it.
+//   - [custody] has the service manager hold the descriptors of guests' RAM, and [pulse] tells it that the daemon is well, as long as
+//     everybody in it answers. Without a manager both do nothing.
 //   - [Daemon] wires them, opens in one order (run directory, tree, socket) and closes in the reverse.
 //
-// Lock order: machine.gate, machine.mu, Daemon.mu, registry.mu, hub.mu. Nobody calls QEMU with the last three held.
+// Lock order: machine.gate, machine.mu, Daemon.mu, registry.mu, hub.mu; custody.mu is the last, too. Nobody
+// calls QEMU with the last four held.
 //
 // The package may import everything; nothing but cmd imports it.
 package daemon

@@ -42,6 +42,7 @@ type pulse struct {
 	// answer returns once everybody has answered, and says what the daemon does; an error is why it is not well.
 	answer func() (string, error)
 	every  time.Duration
+	began  time.Time
 
 	stage atomic.Int32
 	ended context.Context
@@ -50,7 +51,7 @@ type pulse struct {
 }
 
 func newPulse(service *systemd.Service, log zerolog.Logger, answer func() (string, error)) *pulse {
-	p := &pulse{service: service, log: log, answer: answer, every: slowestPulse}
+	p := &pulse{service: service, log: log, answer: answer, every: slowestPulse, began: time.Now()}
 	if limit := service.WatchdogInterval(); limit > 0 {
 		p.every = min(p.every, limit/3) // one may come late, or get lost
 	}
@@ -152,7 +153,7 @@ func (d *Daemon) answer() (string, error) {
 			continue
 		}
 		handoffs++
-		if err := overdue(m, time.Now()); err != nil {
+		if err := overdue(m, d.pulse.began, time.Now()); err != nil {
 			return "", err
 		}
 	}
@@ -166,9 +167,10 @@ func (d *Daemon) answer() (string, error) {
 
 func (d *Daemon) pulseFile() string { return filepath.Join(d.cfg.RunDir, "pulse") }
 
-// overdue is why a handoff is stuck at some time, if it is.
-func overdue(m vmstate.Migration, now time.Time) error {
-	if m.Phase != vmstate.Switching && m.Phase != vmstate.Committing || len(m.Phases) == 0 {
+// overdue is why a handoff is stuck at some time, if it is. One that was begun before this daemon is never: what it waits for is a QEMU that
+// hangs or a person, and yet another daemon would wait for the same.
+func overdue(m vmstate.Migration, began, now time.Time) error {
+	if m.StartedAt.Before(began) || m.Phase != vmstate.Switching && m.Phase != vmstate.Committing || len(m.Phases) == 0 {
 		return nil
 	}
 	limit := standLimit

@@ -128,7 +128,7 @@ func TestCustodyOffers(t *testing.T) {
 	s := started(t, m, nil)
 	first := newCustody(s, zerolog.Nop())
 	sets := map[string]*memory.Set{}
-	for _, vm := range []string{"claimed", "known", "gone", "a-b"} {
+	for _, vm := range []string{"claimed", "known", "gone", "a-b", "anew"} {
 		sets[vm] = ram(t, vm, "pc.ram")
 		first.keep(vm, sets[vm])
 	}
@@ -149,15 +149,20 @@ func TestCustodyOffers(t *testing.T) {
 			t.Errorf("%v is offered %s", none, f.Name())
 		}
 	}
-	c.settle(func(vm string) bool { return vm == "known" || vm == "claimed" })
+	anew := ram(t, "anew", "pc.ram") // its guest had ended, and is started again
+	c.keep("anew", anew)
+	c.settle(func(vm string) bool { return vm == "known" || vm == "claimed" || vm == "anew" })
 	c.keep("claimed", sets["claimed"]) // the same inode: it stays as it is
 	syncWith(t, m, next)
-	same(t, "left", inodes(t, m.Stored()), map[string]uint64{"ram-claimed-pc.ram": sets["claimed"].Regions()[0].Inode(), "ram-known-pc.ram": sets["known"].Regions()[0].Inode()})
+	same(t, "left", inodes(t, m.Stored()), map[string]uint64{
+		"ram-claimed-pc.ram": sets["claimed"].Regions()[0].Inode(), "ram-known-pc.ram": sets["known"].Regions()[0].Inode(), "ram-anew-pc.ram": anew.Regions()[0].Inode(),
+	})
 	if len(c.received) != 0 {
 		t.Errorf("unclaimed: %v", c.received)
 	}
-	c.release("known")
-	c.release("claimed")
+	for _, vm := range []string{"known", "claimed", "anew"} {
+		c.release(vm)
+	}
 	syncWith(t, m, next)
 	same(t, "left at the end", inodes(t, m.Stored()), map[string]uint64{})
 }
@@ -306,7 +311,7 @@ func TestPulseOfAStuckDaemon(t *testing.T) {
 			}
 		},
 		"handoff": func(d *Daemon) func() {
-			m := vmstate.Migration{ID: "mig-1", VM: "vm1", Phase: vmstate.Switching, Phases: []vmstate.PhaseTime{{Phase: vmstate.Switching, At: time.Now().Add(-time.Hour)}}}
+			m := vmstate.Migration{ID: "mig-1", VM: "vm1", Phase: vmstate.Switching, StartedAt: time.Now(), Phases: []vmstate.PhaseTime{{Phase: vmstate.Switching, At: time.Now().Add(-time.Hour)}}}
 			d.registry.putMigration(m)
 			return func() {
 				m.Phase = vmstate.RolledBack
@@ -361,21 +366,23 @@ func TestOverdue(t *testing.T) {
 		phase vmstate.Phase
 		stood time.Duration
 		pause int
+		began time.Duration // the daemon, ago
 		late  bool
 	}{
-		{"just begun", vmstate.Switching, time.Second, 0, false},
-		{"long", vmstate.Switching, 121 * time.Second, 0, true},
-		{"long, as it may", vmstate.Switching, 121 * time.Second, 5000, false},
-		{"long in committing", vmstate.Committing, 126 * time.Second, 5000, true},
-		{"the guest runs before", vmstate.Prepared, time.Hour, 0, false},
-		{"the guest runs after", vmstate.Draining, time.Hour, 0, false},
-		{"over", vmstate.Failed, time.Hour, 0, false},
+		{"just begun", vmstate.Switching, time.Second, 0, 24 * time.Hour, false},
+		{"long", vmstate.Switching, 121 * time.Second, 0, 24 * time.Hour, true},
+		{"long, as it may", vmstate.Switching, 121 * time.Second, 5000, 24 * time.Hour, false},
+		{"long in committing", vmstate.Committing, 126 * time.Second, 5000, 24 * time.Hour, true},
+		{"an earlier daemon's", vmstate.Committing, time.Hour, 0, 90 * time.Minute, false},
+		{"the guest runs before", vmstate.Prepared, time.Hour, 0, 24 * time.Hour, false},
+		{"the guest runs after", vmstate.Draining, time.Hour, 0, 24 * time.Hour, false},
+		{"over", vmstate.Failed, time.Hour, 0, 24 * time.Hour, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := overdue(vmstate.Migration{
-				ID: "mig-1", VM: "vm1", Phase: c.phase, Spec: &vmstate.MigrationSpec{MaxPauseMS: c.pause},
+				ID: "mig-1", VM: "vm1", Phase: c.phase, Spec: &vmstate.MigrationSpec{MaxPauseMS: c.pause}, StartedAt: now.Add(-2 * time.Hour),
 				Phases: []vmstate.PhaseTime{{Phase: vmstate.Prepared, At: now.Add(-2 * time.Hour)}, {Phase: c.phase, At: now.Add(-c.stood)}},
-			}, now)
+			}, now.Add(-c.began), now)
 			if c.late != (err != nil) {
 				t.Error(err)
 			}

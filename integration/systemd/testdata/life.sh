@@ -41,6 +41,9 @@ qlive run vm1 -- "$QEMU" -machine pc-q35-7.2,accel=tcg -m 64 -nodefaults -displa
 pid=$(cat /mnt/qlive/vm1/pid)
 soon "what is stored" property NFileDescriptorStore 1
 runs 1 0
+is "the daemon's OOM score" "$(cat "/proc/$(property MainPID)/oom_score_adj")" 100
+is "the guest's OOM score" "$(cat "/proc/$pid/oom_score_adj")" 0
+[[ $(cat "/proc/$pid/cgroup") != *qlive.service* ]] || fail "the guest is in the daemon's cgroup: $(cat "/proc/$pid/cgroup")"
 
 echo "a crash"
 kill -KILL "$(property MainPID)"

@@ -33,6 +33,8 @@ cat >config/systemd/user/qlive.service.d/test.conf <<-END
 	[Service]
 	Environment=QLIVE_STATE_DIR=$DIR/state
 	StandardError=append:$DIR/qlive.log
+	# A score that anybody may give.
+	OOMScoreAdjust=100
 END
 env -u NOTIFY_SOCKET SYSTEMD_LOG_TARGET=console /lib/systemd/systemd --user --unit=basic.target >systemd.log 2>&1 &
 until systemctl --user is-active --quiet basic.target 2>/dev/null; do kill -0 $!; sleep 0.02; done

@@ -313,7 +313,9 @@ func (m *machine) keepCalling(g *generation) {
 		}
 		if m.call(m.d.running, g) == nil {
 			m.log.Info().Msg("QEMU answers again")
-			m.settle(m.d.running, g)
+			if !m.afterSilence(m.d.running) {
+				m.settle(m.d.running, g)
+			}
 			return
 		}
 	}

@@ -1,0 +1,66 @@
+package recovery_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/env"
+	"qlive/integration/lab"
+	"qlive/vmstate"
+)
+
+// A QEMU that hangs while its handoff is taken up makes the VM failed, and nothing is done to it; when it goes on, so does the guest, in one of the two.
+func TestSilenceEnds(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{})
+	vm := d.Boot(lab.Spec{Guest: small()})
+	for _, c := range []struct {
+		name, point string
+		target      bool // it is the target that hangs
+		says        string
+		to          string // where the guest is in the end
+	}{
+		{"source", "flip.load.after", false, "only the source can run the guest, and it does not answer", env.Installed},
+		{"target", "flip.run-target.before", true, "may run the guest now or later", env.Newest},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d.SetFailpoints(c.point + "=kill")
+			d.Restart()
+			source := vm.Show().PID
+			id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest)})
+			_ = d.AwaitEnd() // by the failpoint
+			hangs := source
+			for _, pid := range d.QEMUs(t) {
+				if c.target && pid != source {
+					hangs = pid
+				}
+			}
+			if err := unix.Kill(hangs, unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			d.SetFailpoints("")
+			d.Start()
+			d.Undecided(vm.Name)
+			if m := vm.Wait(id); m.Phase != vmstate.Failed || m.Error == nil || !strings.Contains(m.Error.Detail, c.says) {
+				t.Errorf("the migration is %s: %+v", m.Phase, m.Error)
+			}
+			if err := unix.Kill(hangs, unix.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			if c.target { // of two of which either may have the guest neither is asked again before the next start
+				d.Restart()
+			}
+			d.Eventually("the guest runs", func() error {
+				if now := vm.Show(); now.Status != vmstate.Running || now.QEMU.Version != c.to {
+					return fmt.Errorf("it is %s in %s: %+v", now.Status, now.QEMU.Version, now.Error)
+				}
+				return nil
+			})
+			vm.AwaitBeats(100)
+			vm.CheckTruth()
+			vm.HandOver(env.Installed, vmstate.WayAuto)
+		})
+	}
+}

@@ -60,3 +60,9 @@ func serve(ctx context.Context, flags cli.DaemonFlags) (err error) {
 	}()
 	return d.Serve(ctx)
 }
+
+// dirs are the directories that a daemon of this host has without flags.
+func dirs() (runDir, stateDir string, err error) {
+	cfg, err := daemon.LoadConfig("", os.Getenv)
+	return cfg.RunDir, cfg.StateDir, err
+}

@@ -30,6 +30,6 @@ func run() int {
 	context.AfterFunc(ctx, stop) // the second signal ends the process at once
 	return cli.Run(ctx, cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Dir: dir, Version: version,
-		Daemon: serve, Commands: []*cobra.Command{benchCommand(), demoCommand()},
+		Daemon: serve, Dirs: dirs, Commands: []*cobra.Command{benchCommand(), demoCommand()},
 	}, os.Args[1:])
 }

@@ -1,6 +1,7 @@
 package definition_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,9 @@ func TestAutostart(t *testing.T) {
 	auto := bare(d.Lab, "auto")
 	auto.Autostart = true
 	first := run(t, d.Lab, auto)
-	run(t, d.Lab, bare(d.Lab, "manual"))
+	again := bare(d.Lab, "manual")
+	again.Restart = vmstate.RestartOnFailure
+	second := run(t, d.Lab, again)
 
 	// The daemon is restarted under a guest that runs, and even told that the host has booted: no second QEMU.
 	d.Kill()
@@ -28,6 +31,14 @@ func TestAutostart(t *testing.T) {
 	}
 	if vm, err := d.Client.VM(t.Context(), "auto"); err != nil || vm.PID != first.PID || vm.Status != vmstate.Running {
 		t.Errorf("%+v, %v", vm, err)
+	}
+
+	// What crashes while no daemon watches is started anew all the same.
+	d.Kill()
+	kill(t, second)
+	d.Start()
+	if vm := until(t, d.Lab, "manual", "runs again", is(vmstate.Running)); vm.Restarts != 1 || vm.PID == second.PID {
+		t.Errorf("%+v", vm)
 	}
 
 	// The host boots: nothing runs, and the run directory is empty.
@@ -41,6 +52,13 @@ func TestAutostart(t *testing.T) {
 	if vm := until(t, d.Lab, "manual", "is stopped", is(vmstate.Stopped)); vm.PID != 0 {
 		t.Errorf("%+v", vm)
 	}
+
+	d.Eventually("the definition says that it was started", func() error {
+		if read(t, d.Lab, "auto").BootID == "another-boot" {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 
 	// The same, but without a boot.
 	d.Kill()

@@ -10,6 +10,6 @@
 //   - A wait that is interrupted ends the wait and nothing else.
 //   - Nothing is read from the process's globals but through [Env].
 //
-// The package imports restapi/client and vmstate, and internal/qemu for what doctor asks of binaries; the daemon
-// is handed to it.
+// The package imports restapi/client and vmstate, and for doctor internal/qemu, which asks binaries, and daemon/survey, which reads what
+// a dead daemon has left; the daemon itself is handed to it.
 package cli

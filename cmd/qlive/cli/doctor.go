@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"qlive/daemon/survey"
 	"qlive/vmstate"
 )
 
@@ -42,20 +43,29 @@ func fail(name, remedy, format string, args ...any) finding {
 }
 
 func (a *app) doctorCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "doctor", Short: "Look for what is wrong with the host and the daemon",
-		Long: `Look at the host, the QEMUs in PATH and the daemon, and say of each thing whether it is well and, if not, what to do.
-It works while the daemon is dead. The exit code is 10 if something fails; warnings do not count.`,
+	var dirs survey.Dirs
+	c := &cobra.Command{
+		Use: "doctor", Short: "Look for what is wrong with the host, the daemon and the VMs",
+		Long: `Look at the host, the QEMUs in PATH, the daemon and its VMs, and say of each thing whether it is well and, if not, what to do.
+While the daemon is dead the VMs are read from its run and state directories: which QEMUs live, how far a handoff had come,
+and what a daemon that is started will do. Nothing is changed and no QEMU is asked. The exit code is 10 if something
+fails; warnings do not count.`,
 		Args: takes(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), time.Minute)
 			defer cancel()
 			findings := a.hostFindings()
-			findings = append(findings, a.daemonFindings(ctx)...)
+			if err := a.findDirs(&dirs); err != nil {
+				findings = append(findings, fail("config", remedyOf(err), "%v", err))
+			}
+			findings = append(findings, a.daemonFindings(ctx, dirs)...)
 			findings = append(findings, a.binaryFindings(ctx)...)
 			return a.printFindings(findings)
 		},
 	}
+	c.Flags().StringVar(&dirs.Run, "run-dir", "", "the daemon's run directory, if it is not the configured one")
+	c.Flags().StringVar(&dirs.State, "state-dir", "", "the daemon's state directory, if it is not the configured one")
+	return c
 }
 
 func (a *app) printFindings(findings []finding) error {

@@ -17,16 +17,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/daemon/survey"
 	"qlive/internal/qemu"
 	"qlive/vmstate"
 )
 
 // daemonFindings look at the daemon, whether it lives or not.
-func (a *app) daemonFindings(ctx context.Context) []finding {
+func (a *app) daemonFindings(ctx context.Context, dirs survey.Dirs) []finding {
 	socket, pid := a.socketFindings()
-	findings := append(socket, a.runDir())
+	findings := append(socket, a.runDir(dirs.Run))
 	if pid == 0 {
-		return append(findings, a.tree(false))
+		return append(append(findings, a.tree(false)), a.leftFindings(dirs)...)
 	}
 	findings = append(findings, limits(pid), a.tree(true), namespaces(pid), a.daemonVersion(ctx), a.health(ctx))
 	return append(findings, a.guests(ctx)...)
@@ -73,8 +74,7 @@ func peerPID(conn net.Conn) int {
 	return pid
 }
 
-func (a *app) runDir() finding {
-	dir := cmp.Or(a.Getenv("QLIVE_RUN_DIR"), "/run/qlive")
+func (a *app) runDir(dir string) finding {
 	var st unix.Statfs_t
 	err := unix.Statfs(filepath.Join("/", a.Root, dir), &st)
 	switch {

@@ -12,6 +12,8 @@ import (
 const (
 	// textsLook is how often qlive looks how much guests and QEMUs have written.
 	textsLook = time.Second
+	// textsGrow is how much must have been written before old text is dropped once more, in bytes.
+	textsGrow = 64 << 10
 	// defaultLogBytes is what is kept of each text of a VM.
 	defaultLogBytes = 64 << 20
 )
@@ -21,32 +23,46 @@ const (
 func (d *Daemon) trimTexts() {
 	tick := time.NewTicker(textsLook)
 	defer tick.Stop()
-	told := map[string]bool{}
+	trimmed := map[string]int64{} // how long the newest file of each text was when it was trimmed
 	for {
 		select {
 		case <-d.running.Done():
 			return
 		case <-tick.C:
 		}
+		longer := make(map[string]int64, len(trimmed))
 		for _, vm := range d.Snapshot().VMs {
-			if err := d.trimTextsOf(vm); err != nil && !told[vm.Name] {
-				told[vm.Name] = true
-				d.log.Warn().Err(err).Str("vm", vm.Name).Msg("old text not dropped: it may fill the run directory")
+			for _, text := range textsOf(vm) {
+				d.trim(vm, text, trimmed, longer)
 			}
 		}
+		trimmed = longer
 	}
 }
 
-func (d *Daemon) trimTextsOf(vm vmstate.VM) error {
-	keep := cmp.Or(d.cfg.LogBytes, defaultLogBytes)
+// textsOf are the texts of a VM, each in several files, oldest first.
+func textsOf(vm vmstate.VM) [][]string {
 	transcripts := make([]string, len(vm.QEMULog))
 	for i, log := range vm.QEMULog {
 		transcripts[i] = filepath.Join(filepath.Dir(log), transcriptName)
 	}
-	for _, texts := range [][]string{vm.ConsoleLog, vm.QEMULog, transcripts} {
-		if err := logfile.Trim(texts, keep); err != nil {
-			return err
-		}
+	return [][]string{vm.ConsoleLog, vm.QEMULog, transcripts}
+}
+
+// trim drops what is old of a text, unless it has hardly grown since that was done last: only its newest file is written to. While the guest
+// stands nothing is done that could make it stand longer.
+func (d *Daemon) trim(vm vmstate.VM, text []string, trimmed, longer map[string]int64) {
+	if len(text) == 0 {
+		return
 	}
-	return nil
+	newest := text[len(text)-1]
+	length := logfile.Stat(newest).End
+	if before, known := trimmed[newest]; known && (length-before < textsGrow || vm.Status == vmstate.Migrating) {
+		longer[newest] = before
+		return
+	}
+	longer[newest] = length
+	if err := logfile.Trim(text, cmp.Or(d.cfg.LogBytes, defaultLogBytes)); err != nil {
+		d.log.Warn().Err(err).Str("vm", vm.Name).Msg("old text not dropped: it may fill the run directory")
+	}
 }

@@ -43,7 +43,7 @@ type api struct {
 	opts   Options
 	access Access
 	roles  map[string]vmstate.Role // of each route
-	keys   *keyring
+	keys   map[bool]*keyring       // of administrators (true) and of the others, who cannot push theirs out
 	// streams are the clients that follow something.
 	streams *pool
 	huma    huma.API
@@ -62,7 +62,7 @@ func New(svc Service, opts Options) http.Handler {
 func OpenAPI() []byte { return build(nil, Options{}).spec }
 
 func build(svc Service, opts Options) *api {
-	a := &api{svc: svc, opts: opts, access: opts.Access, roles: routeRoles(), keys: newKeyring(), router: chi.NewMux()}
+	a := &api{svc: svc, opts: opts, access: opts.Access, roles: routeRoles(), keys: map[bool]*keyring{true: newKeyring(), false: newKeyring()}, router: chi.NewMux()}
 	if a.access == nil {
 		a.access = Rules{Users: vmstate.Trust{UID: uint32(os.Geteuid())}}
 	}

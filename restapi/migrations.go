@@ -117,11 +117,12 @@ func (a *api) accept(ctx context.Context, q WaitQuery, key string, request any, 
 	if err != nil {
 		return nil, err
 	}
+	peer := peerOf(ctx)
 	if key != "" {
-		key = fmt.Sprintf("%s/%s", peerOf(ctx), key) // one user's keys are not another's
+		key = fmt.Sprintf("%s/%s", peer, key) // one user's keys are not another's
 	}
 	var begun vmstate.Migration
-	id, err := a.keys.once(ctx, key, string(said), func() (string, error) {
+	id, err := a.keys[a.access.Role(peer) == vmstate.RoleAdmin].once(ctx, key, string(said), func() (string, error) {
 		mine := vmstate.RequestKey{Key: key, Body: string(said)}
 		id, err := a.earlier(mine)
 		if id != "" || err != nil {

@@ -79,6 +79,7 @@ func TestPulseOfAStuckDaemon(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for a silence
 			m := systemdtest.New(t, "")
 			d := supervised(t, m, testConfig(t))
 			d.pulse.ready(t.Context(), d.taken)

@@ -191,6 +191,7 @@ func TestNoManager(t *testing.T) {
 
 // A manager that is gone, or does not read, is an error in good time, and says so.
 func TestManagerThatDoesNotListen(t *testing.T) {
+	t.Parallel() // it waits for a limit
 	t.Run("gone", func(t *testing.T) {
 		s, err := systemd.Open(environment(map[string]string{"NOTIFY_SOCKET": t.TempDir() + "/no"}))
 		if err != nil {

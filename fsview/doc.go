@@ -18,7 +18,8 @@
 //   - Nodes hold a path and nothing else. Every request finds its object by that path in the newest
 //     snapshot; there is no second copy of the state that could go stale, and a lookup costs the same
 //     memory for one VM as for ten thousand.
-//   - The kernel caches nothing: all timeouts are zero, all files are read directly.
+//   - The kernel caches no text and no name of a VM: all files are read directly, and each VM is looked up each time. Only
+//     what cannot change, such as modes, it may remember for a second.
 //   - Who may read and write stands in the modes, which the kernel holds everybody to; what a writer of ctl may do is asked once
 //     more for each command, by [vmstate.Trust], the rule that REST goes by.
 //   - Everything but ctl refuses to be written, moved, removed or changed, also by root.

@@ -102,6 +102,7 @@ func (t *FS) serverOptions() *fuse.MountOptions {
 		Name: "qlive", FsName: "qlive",
 		MaxWrite:      maxRead,
 		DisableXAttrs: true,
+		DisableSplice: true, // a value of some bytes costs less to copy than to pass through a pipe
 		Logger:        t.fuseLog(),
 		PanicHandler: func(v any) fuse.Status {
 			t.opts.Logger.Error().Interface("panic", v).Bytes("stack", debug.Stack()).Msg("tree request failed")

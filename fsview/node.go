@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -34,6 +35,20 @@ var _ interface {
 	fs.NodeRenamer
 } = (*node)(nil)
 
+// remembered is how long the kernel may remember what a folder or a file with a text of its own is like (mode and owner never change, size is
+// 0, times are the snapshot's), and that a VM has such a file. It asks for all of that on the way to each open: ten questions for one value,
+// five with this, and each takes CPU time of both sides. What a file says is never remembered, nor whether there is a VM.
+const remembered = time.Second
+
+// steady tells whether something is always like it was: a log grows, and whoever follows it asks for its size.
+func steady(found any) bool {
+	switch found.(type) {
+	case folder, text:
+		return true
+	}
+	return false
+}
+
 func (n *node) join(name string) string {
 	if n.path == "" {
 		return name
@@ -50,6 +65,12 @@ func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs
 		return nil, syscall.ENOENT
 	}
 	n.tree.attr(m, found, &out.Attr)
+	if steady(found) {
+		out.SetAttrTimeout(remembered)
+	}
+	if _, isText := found.(text); isText && findVM(m.snap, n.path) != nil { // it is there as long as the VM's folder, which is looked up each time
+		out.SetEntryTimeout(remembered)
+	}
 	child := &node{tree: n.tree, path: path}
 	return n.NewInode(ctx, child, fs.StableAttr{Mode: out.Mode, Ino: inode(path)}), 0
 }
@@ -87,6 +108,9 @@ func (n *node) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) sy
 		found = open.opened()
 	}
 	n.tree.attr(m, found, &out.Attr)
+	if steady(found) {
+		out.SetTimeout(remembered)
+	}
 	return 0
 }
 

@@ -197,6 +197,14 @@ func (d *Daemon) Restart() {
 	d.Start()
 }
 
+// Qlive runs the program as a command that talks to the daemon, and gives what it has printed on both outputs.
+func (d *Daemon) Qlive(args ...string) (string, error) {
+	cmd := exec.CommandContext(d.t.Context(), d.Program, args...)
+	cmd.Env = append(os.Environ(), "QLIVE_SOCKET="+d.Socket)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // Log is what the daemons have said on their standard error.
 func (d *Daemon) Log() string {
 	text, _ := os.ReadFile(d.log) // there may be none

@@ -1,0 +1,194 @@
+package recovery_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/env"
+	"qlive/integration/lab"
+	"qlive/restapi/client"
+	"qlive/vmstate"
+)
+
+// SIGTERM undoes what is in flight before the daemon ends, and leaves the guest running. A new binary of the daemon takes it up; numbers of events, the ids of
+// migrations, idempotency keys and the user's own socket go on.
+func TestUpgradeOfTheDaemon(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{})
+	public := filepath.Join(d.Dir, "user.sock")
+	vm := d.Boot(lab.Spec{Guest: small(), Args: []string{"-qmp", "unix:" + public + ",server=on,wait=off"}})
+	spec := vmstate.MigrationSpec{VM: vm.Name, Binary: d.Env.QEMU(env.Newest), Hold: true}
+	m, err := d.Client.Migrate(t.Context(), spec, "my key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reach(d, t, m.ID, vmstate.Prepared)
+	seen := lastEvent(t, d, 0)
+	d.Terminate()
+	one(d, t)
+	vm.AwaitBeats(100)
+
+	d.Program = lab.BuildProgram(t, "next")
+	d.Start()
+	if v, err := d.Client.Version(t.Context()); err != nil || v.Version != "next" {
+		t.Errorf("the daemon is %+v, %v", v, err)
+	}
+	if again := vm.Wait(m.ID); again.Phase != vmstate.Aborted && again.Phase != vmstate.RolledBack {
+		t.Errorf("the migration that was in flight is %s", again.Phase)
+	}
+	if again, err := d.Client.Migrate(t.Context(), spec, "my key"); err != nil || again.ID != m.ID {
+		t.Errorf("the key gave %s first, and after the restart %s, %v", m.ID, again.ID, err)
+	}
+	if now := lastEvent(t, d, seen.Seq); now.Seq <= seen.Seq || now.Type == vmstate.EventReset && now.Seq < seen.Seq {
+		t.Errorf("the events were at %d before the restart, and are at %d", seen.Seq, now.Seq)
+	}
+	vm.HandOver(env.Newest, "")
+	if to, err := os.Readlink(public); err != nil || !strings.Contains(to, "/g2/") {
+		t.Errorf("the user's socket leads to %q, %v", to, err)
+	}
+	vm.CheckMemory()
+}
+
+// lastEvent is the first event after number after that comes.
+func lastEvent(t *testing.T, d *lab.Daemon, after uint64) vmstate.Event {
+	t.Helper()
+	for e, err := range d.Client.Events(t.Context(), client.Watch{After: after}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	t.Fatal("no event")
+	return vmstate.Event{}
+}
+
+// What became of a QEMU while no daemon looked is said: one that was killed, one whose guest has powered off, one that hangs.
+func TestQEMUEndsUnseen(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+	for _, tt := range []struct {
+		name   string
+		end    func(t *testing.T, pid int)
+		status vmstate.Status
+		says   string
+	}{
+		{"killed", func(t *testing.T, pid int) { signal(t, pid, unix.SIGKILL) }, vmstate.Broken, "was killed or crashed while no daemon was watching"},
+		{"powered off", func(t *testing.T, _ int) {
+			keys := filepath.Join(d.RunDir(), "vms/vm1/g0/console.in")
+			if err := os.WriteFile(keys, []byte("poweroff\n"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}, vmstate.Stopped, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			vm := d.Boot(lab.Spec{Guest: small()})
+			pid := vm.Show().PID
+			d.Kill()
+			tt.end(t, pid)
+			d.Eventually("the QEMU is gone", func() error {
+				if len(d.QEMUs(t)) > 0 {
+					return vmstate.Errorf(vmstate.Timeout, "it is there")
+				}
+				return nil
+			})
+			d.Start()
+			v := vm.Show()
+			if v.Status != tt.status || v.PID != 0 || (v.Error == nil) != (tt.says == "") || v.Error != nil && !strings.Contains(v.Error.Detail, tt.says) {
+				t.Errorf("the VM is %s, pid %d, %+v", v.Status, v.PID, v.Error)
+			}
+			if err := d.Client.RemoveVM(t.Context(), vm.Name, true); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A QEMU that hangs while it is taken up keeps the daemon from nothing, and its VM is as before once it goes on.
+func TestQEMUHangs(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+	vm := d.Boot(lab.Spec{Guest: small()})
+	pid := vm.Show().PID
+	d.Kill()
+	signal(t, pid, unix.SIGSTOP)
+	began := time.Now()
+	d.Start()
+	t.Logf("ready after %v", time.Since(began))
+	v := vm.Show()
+	if v.Status != vmstate.Broken || v.PID != pid || v.Error == nil || !strings.Contains(v.Error.Detail, "does not answer") {
+		t.Errorf("the VM is %s, pid %d, %+v", v.Status, v.PID, v.Error)
+	}
+	if _, err := d.Client.Pause(t.Context(), vm.Name); err == nil {
+		t.Error("a VM that does not answer can be paused")
+	}
+	if _, err := d.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: vm.Name, Binary: d.Env.QEMU(env.Newest)}, ""); err == nil {
+		t.Error("a VM that does not answer can be handed over")
+	}
+	signal(t, pid, unix.SIGCONT)
+	d.Eventually("the VM is as before", func() error {
+		if v := vm.Show(); v.Status != vmstate.Running || v.Error != nil {
+			return vmstate.Errorf(vmstate.Timeout, "it is %s, %+v", v.Status, v.Error)
+		}
+		return nil
+	})
+	vm.HandOver(env.Newest, "")
+	vm.CheckMemory()
+}
+
+// A folder that cannot be read concerns its VM alone; nothing is removed, and its QEMU runs on.
+func TestUnreadableFolder(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+	good := d.Boot(lab.Spec{Name: "good", Guest: small()})
+	bad := d.Boot(lab.Spec{Name: "bad", Guest: small()})
+	d.Kill()
+	record := filepath.Join(d.RunDir(), "vms/bad/vm.json")
+	text, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(record, text[:len(text)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Start()
+	if v := bad.Show(); v.Status != vmstate.Broken || v.Error == nil || !strings.Contains(v.Error.Detail, record) {
+		t.Errorf("the VM is %s, %+v", v.Status, v.Error)
+	}
+	if err := d.Client.RemoveVM(t.Context(), "bad", true); err == nil {
+		t.Error("a VM that nobody can read, whose QEMU runs, was removed")
+	}
+	bad.AwaitBeats(50)
+	good.HandOver(env.Newest, "")
+	good.CheckMemory()
+
+	// With the record as it was the VM is there again.
+	d.Kill()
+	if err := os.WriteFile(record, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Start()
+	bad.CheckMemory()
+	if v := bad.Show(); v.Status != vmstate.Running || v.Error != nil {
+		t.Errorf("the VM is %s, %+v", v.Status, v.Error)
+	}
+}
+
+// A second daemon on the same run directory is refused, and does no harm.
+func TestSecondDaemon(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+	out, err := d.Qlive("daemon", "--socket", d.Socket+"2", "--mount", "none", "--run-dir", d.RunDir(), "--state-dir", d.Dir+"/state2")
+	if err == nil || !strings.Contains(out, "another qlive daemon has it") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if err := d.Client.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func signal(t *testing.T, pid int, sig unix.Signal) {
+	t.Helper()
+	if err := unix.Kill(pid, sig); err != nil {
+		t.Fatal(err)
+	}
+}

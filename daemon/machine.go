@@ -216,6 +216,9 @@ func (m *machine) stopLocked(last string) {
 	m.current = nil
 	m.status, m.value.RunState = vmstate.Stopped, "none"
 	over := g.guestEnded() || m.discarded
+	if m.discarded {
+		m.ending = nil // what was to be decided has been
+	}
 	if brokeOff(g, exit, over) {
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; start it again with `qlive start "+m.spec.Name+"`"

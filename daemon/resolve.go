@@ -56,8 +56,10 @@ func (d *Daemon) ResolveVM(ctx context.Context, name, to string) (vmstate.VM, er
 	}
 	defer m.resolving.Unlock()
 	m.log.Warn().Str("to", to).Msg("a person has decided")
+	m.setDiscarded(to == string(recovery.Discard)) // before either is killed: their watchers see that first
 	out := flip.Resolve(ctx, m.recovery(a, m.lastMigration(), f), recovery.Choice(to))
 	if out.Err != nil && out.Keeper == nil {
+		m.setDiscarded(false)
 		return vmstate.VM{}, named(out.Err, name)
 	}
 	if keeper := f.has(out.Keeper); keeper != nil {
@@ -67,14 +69,17 @@ func (d *Daemon) ResolveVM(ctx context.Context, name, to string) (vmstate.VM, er
 	if out.Undecided {
 		return vmstate.VM{}, m.nobodyKnows("resolve")
 	}
-	m.mu.Lock()
-	m.discarded = true
-	m.mu.Unlock()
 	select {
 	case <-m.settled:
 	case <-ctx.Done():
 	}
 	return m.now(), nil
+}
+
+func (m *machine) setDiscarded(yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.discarded = yes
 }
 
 // open finds the two QEMUs of a VM whose last handoff has failed, and calls those that have not answered. Unless there is an error the caller must

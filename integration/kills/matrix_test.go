@@ -180,7 +180,7 @@ func (m *matrix) survives(t *testing.T, c cell, blow *stage.Blow) {
 		m.fail(t, "afterwards", err)
 	}
 	m.count[string(out.Phase)]++
-	t.Logf("struck in %s, ended as %q in %v, lost: %v, resolved: %v: %s", blow.Phase, out.Phase, out.Took.Round(time.Millisecond), out.Lost, out.Resolved, out.Why)
+	t.Logf("struck in %s, ended as %q in %v, lost: %v, resolved: %q: %s", blow.Phase, out.Phase, out.Took.Round(time.Millisecond), out.Lost, out.Resolved, out.Why)
 	if out.Lost {
 		m.lost++
 		err = m.Remove(ctx, m.guest)

@@ -67,7 +67,7 @@ func drawShape(r *rand.Rand) stage.Shape {
 		QEMU: pick(r, versions()...), Machine: pick(r, "pc-q35-7.2", "pc-i440fx-7.2"), MiB: pick(r, 128, 192, 256, 384, 512), CPUs: 1 + r.IntN(2),
 	}
 	dirty := 1 + r.IntN(8)
-	s.Load = guest.Params{FillMiB: 8 + r.IntN(s.MiB/8), DirtyMiB: dirty, DirtyPPS: pick(r, -1, 500, 2000, 8000), VerifySecs: -1}
+	s.Load = guest.Params{FillMiB: 8 + r.IntN(s.MiB/8), DirtyMiB: dirty, DirtyPPS: pick(r, -1, 200, 1000, 4000), VerifySecs: -1}
 	for _, device := range []string{"VGA", "virtio-rng-pci", "virtio-net-pci", "virtio-balloon-pci"} {
 		if r.IntN(3) == 0 {
 			s.Args = append(s.Args, "-device", device)

@@ -62,7 +62,7 @@ func (t *Tally) ended(out stage.Outcome) {
 	if out.Lost {
 		t.LostOnly++
 	}
-	if out.Resolved {
+	if out.Resolved != "" {
 		t.Resolved++
 	}
 }

@@ -21,7 +21,6 @@ type console struct {
 // readConsoles takes in what is new, in the order of the generations. Sizes are taken from the last to the first: what a generation has written
 // before the next one began is then seen before it.
 func (w *Witness) readConsoles() {
-	w.findConsoles()
 	for _, c := range slices.Backward(w.consoles) {
 		if info, err := c.file.Stat(); err == nil {
 			c.size = info.Size()

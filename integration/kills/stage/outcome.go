@@ -16,9 +16,14 @@ import (
 type Outcome struct {
 	Phase    vmstate.Phase // in which the handoff ended; empty if it had not been written down before its daemon died
 	Lost     bool          // the guest runs nowhere any more: its only runner was killed
-	Resolved bool          // a decision was asked for, and taken as `qlive resolve` offers it
+	Resolved string        // what was decided, where the daemon asked for a decision; empty if it did not
 	Why      string        // the daemon's word on a handoff that did not complete, or a guest that is lost
 	Took     time.Duration // until it was settled
+}
+
+// neverTold tells whether it is certain that the target was never told to run.
+func (b *Blow) neverTold() bool {
+	return b.Point == "flip.run-target.before" || !b.mayBeLost() && b.Signal == unix.SIGKILL
 }
 
 // mayBeLost tells whether the blow was a death of the QEMU that had the guest, or may have had it.
@@ -57,6 +62,9 @@ func (s *Stage) Settle(ctx context.Context, g *Guest, blow *Blow) (out Outcome, 
 	}
 	if vm.Error != nil {
 		out.Why = strings.Join(append([]string{vm.Error.Detail}, vm.Error.QEMU...), "; ")
+	}
+	if len(g.Living()) > 0 {
+		return out, s.resolve(ctx, g, blow, &out)
 	}
 	if blow == nil || !blow.mayBeLost() {
 		return out, fmt.Errorf("the VM is %s, %q, and its QEMU was not killed", vm.Status, out.Why)

@@ -143,7 +143,7 @@ func (s *Stage) Close(keep bool) error {
 // Eventually waits until f returns nil; the error is what it said last.
 func Eventually(ctx context.Context, what string, limit time.Duration, f func() error) error {
 	deadline := time.Now().Add(limit)
-	for {
+	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 3*lookEvery) {
 		err := f()
 		if err == nil {
 			return nil
@@ -154,7 +154,7 @@ func Eventually(ctx context.Context, what string, limit time.Duration, f func() 
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("until %s: %w", what, context.Cause(ctx))
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }

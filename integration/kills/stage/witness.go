@@ -18,7 +18,7 @@ const (
 	// A vCPU that is only loaded with a state, or told to stand, has some tenths of a millisecond of the processor.
 	hasRun   = 5 * time.Millisecond // proof that a QEMU runs the guest
 	runsOn   = 2 * time.Millisecond // proof that it has not stopped
-	findEach = 3                    // looks between two looks for new processes
+	findEach = 4                    // looks between two looks for new processes
 )
 
 // Witness follows one guest from outside. Its methods may be called from any goroutine; Close ends its own.
@@ -85,6 +85,7 @@ func (w *Witness) Look() {
 	defer w.mu.Unlock()
 	if w.looks%findEach == 0 {
 		w.findQEMUs()
+		w.findConsoles()
 	}
 	w.looks++
 	w.readConsoles()

@@ -29,15 +29,14 @@ func New(s *stage.Stage, seed uint64, logf func(string, ...any)) *Soak {
 // Tally is what has happened so far.
 func (s *Soak) Tally() *Tally { return s.tally }
 
-// Run runs epochs from that number on until so many handoffs were asked for or the time is up, whichever is set. A guest that is lost, or found in a wrong
+// Run runs epochs from that number on until so many handoffs were asked for, or enough is closed. A guest that is lost, or found in a wrong
 // state, is counted and told, and the run goes on with others.
-func (s *Soak) Run(ctx context.Context, from, handoffs int, until time.Time) error {
-	for number := from; ; number++ {
-		if handoffs > 0 && s.tally.Attempted >= handoffs || !until.IsZero() && time.Now().After(until) {
+func (s *Soak) Run(ctx context.Context, from, handoffs int, enough <-chan struct{}) error {
+	for number := from; handoffs == 0 || s.tally.Attempted < handoffs; number++ {
+		select {
+		case <-enough:
 			return nil
-		}
-		if err := context.Cause(ctx); err != nil {
-			return err
+		default:
 		}
 		e := NewEpoch(s.seed, number)
 		if err := s.epoch(ctx, e); err != nil {
@@ -53,6 +52,7 @@ func (s *Soak) Run(ctx context.Context, from, handoffs int, until time.Time) err
 				time.Since(t.Began).Round(time.Second), t.Attempted, t.Ends, t.AllKills(), t.Guests, t.LostOnly, t.Lost)
 		}
 	}
+	return nil
 }
 
 // epoch is one life of the daemon, and of the next if it is killed.

@@ -1,11 +1,15 @@
 package soak
 
 import (
+	"cmp"
 	"os"
+	"os/signal"
 	"reflect"
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"qlive/integration/kills/stage"
 )
@@ -42,16 +46,16 @@ func TestEpochsCanBeDrawnAgain(t *testing.T) {
 // Guests are handed over at random while everyone is killed; none is lost but with its only runner.
 func TestSoak(t *testing.T) {
 	seed := setting(t, "SEED", uint64(time.Now().Unix()))
-	handoffs, until := int(setting(t, "N", 0)), time.Time{}
+	handoffs := int(setting(t, "N", 0))
+	// An interrupt ends the soak in good order, too.
+	enough, stop := signal.NotifyContext(t.Context(), os.Interrupt, unix.SIGTERM)
+	defer stop()
 	if text := os.Getenv("SOAK"); text != "" || handoffs == 0 {
-		long := inTests
-		if text != "" {
-			var err error
-			if long, err = time.ParseDuration(text); err != nil {
-				t.Fatal(err)
-			}
+		long, err := time.ParseDuration(cmp.Or(text, inTests.String()))
+		if err != nil {
+			t.Fatal(err)
 		}
-		until = time.Now().Add(long)
+		defer time.AfterFunc(long, stop).Stop()
 	}
 	t.Logf("SEED=%d", seed)
 	st, err := stage.Open(t.Context(), t.Logf)
@@ -64,7 +68,7 @@ func TestSoak(t *testing.T) {
 		}
 	}()
 	s := New(st, seed, t.Logf)
-	if err := s.Run(t.Context(), int(setting(t, "FROM", 0)), handoffs, until); err != nil {
+	if err := s.Run(t.Context(), int(setting(t, "FROM", 0)), handoffs, enough.Done()); err != nil {
 		t.Error(err)
 	}
 	if err := s.Finish(t.Context()); err != nil {

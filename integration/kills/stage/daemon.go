@@ -38,6 +38,7 @@ func (s *Stage) launch(points string) error {
 	if s.daemon != nil {
 		return errors.New("cannot start the daemon: it runs")
 	}
+	s.bury()
 	s.lives++
 	p := &process{log: filepath.Join(s.Dir, fmt.Sprintf("daemon-%d.log", s.lives)), done: make(chan struct{})}
 	log, err := os.Create(p.log)

@@ -58,13 +58,6 @@ func (q *QEMU) hangs() bool {
 	return err == nil && stat.State == 'T'
 }
 
-// bury waits for it if it has become this process' child and has ended.
-func (q *QEMU) bury() {
-	if stat, err := proc.ReadStat(q.PID); err == nil && stat.Start == q.Start && stat.Parent == os.Getpid() && stat.Ended() {
-		_, _ = unix.Wait4(q.PID, nil, unix.WNOHANG, nil) // who is not ours is not buried
-	}
-}
-
 // ranFor reads what the vCPUs have had of the processors. Their threads are found once they have their names (-name debug-threads=on).
 func (q *QEMU) ranFor() (time.Duration, bool) {
 	if q.threads == nil {

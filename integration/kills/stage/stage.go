@@ -81,25 +81,41 @@ func (s *Stage) vms() string { return filepath.Join(s.Dir, "run", "vms") }
 
 // orphans ends what daemons have started and nobody knows of any more, which should be nothing.
 func (s *Stage) orphans() error {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
 	var errs []error
-	for _, path := range stats {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		stat, err := proc.ParseStat(string(text))
-		if err != nil || stat.Parent != os.Getpid() || stat.Ended() {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		if err != nil || !bytes.Contains(line, []byte("qemu-system")) {
+	for _, stat := range adopted() {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", stat.PID))
+		if err != nil || stat.Ended() || !bytes.Contains(line, []byte("qemu-system")) {
 			continue
 		}
 		q := QEMU{PID: stat.PID, Start: stat.Start}
 		errs = append(errs, fmt.Errorf("an orphan was left: %d, %.200q", stat.PID, bytes.ReplaceAll(line, []byte{0}, []byte{' '})), q.signal(unix.SIGKILL))
 	}
 	return errors.Join(errs...)
+}
+
+// bury waits for the children of dead daemons that have ended too. It is done while there is no daemon: that one is waited for elsewhere.
+func (s *Stage) bury() {
+	for _, stat := range adopted() {
+		if stat.Ended() {
+			_, _ = unix.Wait4(stat.PID, nil, unix.WNOHANG, nil) // one that still has threads is buried the next time
+		}
+	}
+}
+
+// adopted are the children of this process.
+func adopted() []proc.Stat {
+	paths, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
+	var list []proc.Stat
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if stat, err := proc.ParseStat(string(text)); err == nil && stat.Parent == os.Getpid() {
+			list = append(list, stat)
+		}
+	}
+	return list
 }
 
 // forget moves away what daemons have left.

@@ -122,7 +122,6 @@ func (w *Witness) watchQEMU(q *QEMU) {
 	}
 	if !q.lives() {
 		q.dead = true
-		q.bury()
 		return
 	}
 	ran, ok := q.ranFor()

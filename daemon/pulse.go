@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -25,7 +24,7 @@ const (
 )
 
 // stage is where in its life the daemon is.
-type stage int32
+type stage int
 
 const (
 	starting stage = iota
@@ -44,10 +43,12 @@ type pulse struct {
 	every  time.Duration
 	began  time.Time
 
-	stage atomic.Int32
 	ended context.Context
 	end   context.CancelFunc
 	task  sync.WaitGroup
+
+	mu    sync.Mutex // held while the manager is told, so that it hears of the stages in their order
+	stage stage
 }
 
 func newPulse(service *systemd.Service, log zerolog.Logger, answer func() (string, error)) *pulse {
@@ -81,18 +82,20 @@ func (p *pulse) run() {
 
 func (p *pulse) beat() {
 	status, err := p.answer()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err != nil {
 		p.log.Error().Err(err).Msg("daemon not well: the service manager is not told that it is")
-		p.tell(systemd.Status(err.Error()))
+		p.tellLocked(systemd.Status(err.Error()))
 		return
 	}
-	switch stage(p.stage.Load()) {
+	switch p.stage {
 	case starting:
-		p.tell(systemd.ExtendTimeout(extension), systemd.Status("starting: "+status))
+		p.tellLocked(systemd.ExtendTimeout(extension), systemd.Status("starting: "+status))
 	case serving:
-		p.tell(systemd.Watchdog, systemd.Status(status))
+		p.tellLocked(systemd.Watchdog, systemd.Status(status))
 	case stopping:
-		p.tell(systemd.Watchdog, systemd.ExtendTimeout(extension), systemd.Status("stopping: "+status))
+		p.tellLocked(systemd.Watchdog, systemd.ExtendTimeout(extension), systemd.Status("stopping: "+status))
 	}
 }
 
@@ -104,9 +107,7 @@ func (p *pulse) ready(ctx context.Context, taken <-chan struct{}) {
 	p.task.Go(func() {
 		select {
 		case <-taken:
-			if p.stage.CompareAndSwap(int32(starting), int32(serving)) {
-				p.tell(systemd.Ready, systemd.Watchdog, systemd.Status("serving"))
-			}
+			p.serve()
 		case <-ctx.Done():
 		case <-p.ended.Done():
 			return
@@ -119,10 +120,23 @@ func (p *pulse) ready(ctx context.Context, taken <-chan struct{}) {
 	})
 }
 
+// serve says that the daemon answers requests, unless it ends already.
+func (p *pulse) serve() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stage == starting {
+		p.stage = serving
+		p.tellLocked(systemd.Ready, systemd.Watchdog, systemd.Status("serving"))
+	}
+}
+
 // stop says that the end has begun, once. The beating goes on until close.
 func (p *pulse) stop() {
-	if stage(p.stage.Swap(int32(stopping))) != stopping {
-		p.tell(systemd.Stopping, systemd.ExtendTimeout(extension), systemd.Status("stopping"))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stage != stopping {
+		p.stage = stopping
+		p.tellLocked(systemd.Stopping, systemd.ExtendTimeout(extension), systemd.Status("stopping"))
 	}
 }
 
@@ -132,7 +146,7 @@ func (p *pulse) close() {
 	p.task.Wait()
 }
 
-func (p *pulse) tell(states ...systemd.State) {
+func (p *pulse) tellLocked(states ...systemd.State) {
 	if err := p.service.Notify(states...); err != nil {
 		p.log.Warn().Err(err).Msg("service manager not told")
 	}

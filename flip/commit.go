@@ -88,12 +88,8 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 		return err
 	}
 	h.told = true
-	err = h.target.unlessItEnds(ctx, "when it was told to run", func(ctx context.Context) error { return cont.Wait(ctx, nil) })
-	if qerr, ok := errors.AsType[*qmp.Error](err); ok {
-		return refused(qerr.Desc, err)
-	}
-	if err != nil {
-		return h.diedStanding(err, events)
+	if err := cont.Wait(ctx, nil); err != nil {
+		return h.target.proven(ctx, err, events)
 	}
 	h.ran = true
 	h.notePause(cont.Received())
@@ -106,19 +102,27 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 	return nil
 }
 
-// diedStanding makes of err a refusal if the target is dead and its monitor, read to the end, has not said RESUME.
-func (h *Handoff) diedStanding(err error, events *qmp.Subscription) error {
-	if !h.target.ended() || !errors.Is(h.target.Monitor.Err(), qmp.ErrClosed) {
+// proven makes of err, with which a QEMU has not obeyed cont, a refusal if it proves that it has never run: its word, or its death without RESUME
+// among the events that were listened to before. QEMU hangs up on a monitor only as it ends, which may take it a while.
+func (s *Side) proven(ctx context.Context, err error, events *qmp.Subscription) error {
+	if qerr, ok := errors.AsType[*qmp.Error](err); ok {
+		return refused(qerr.Desc, err)
+	}
+	if !errors.Is(s.Monitor.Err(), qmp.ErrClosed) {
+		return err
+	}
+	select {
+	case <-s.Gone():
+	case <-ctx.Done():
 		return err
 	}
 	resumed := false
 	rest(events, func(qmp.Event) { resumed = true })
-	if e, ok := errors.AsType[*vmstate.Error](err); ok && !resumed {
-		dead := *e
-		dead.Err = &refusal{err}
-		return &dead
+	died := s.died("when it was told to run")
+	if e, ok := errors.AsType[*vmstate.Error](died); ok && !resumed {
+		e.Err = &refusal{errors.New(err.Error())} // not err itself: that a monitor has ended would be looked into once more
 	}
-	return err
+	return died
 }
 
 func refused(word string, err error) error {

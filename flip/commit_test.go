@@ -1,7 +1,9 @@
 package flip
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"qlive/internal/qmp"
 	"qlive/internal/qmp/qmptest"
@@ -28,6 +30,10 @@ func TestRunTarget(t *testing.T) {
 			a.die()
 			return true
 		}, neverRan: true},
+		"dies, and takes its time": {answer: func(a *actor, _ *qmptest.Conn, _ qmptest.Request) bool {
+			time.AfterFunc(400*time.Millisecond, func() { _ = a.process.Kill() }) // its monitor is closed first
+			return true
+		}, neverRan: true},
 		"dies as it runs": {answer: func(a *actor, c *qmptest.Conn, _ qmptest.Request) bool {
 			c.Event(qmp.EventResume, nil)
 			a.die()
@@ -43,7 +49,9 @@ func TestRunTarget(t *testing.T) {
 			a.mu.Unlock()
 			h.target, h.cfg.Source = side, side
 			h.m.Phase = vmstate.Committing
-			err := h.step(t.Context(), step{name: "run-target", do: h.runTarget})
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			err := h.step(ctx, step{name: "run-target", do: h.runTarget})
 			if (err == nil) != tt.ok || refusedToRun(err) != tt.neverRan || !h.told || h.ran != tt.ok {
 				t.Errorf("%v; never ran: %v, told: %v, ran: %v", err, refusedToRun(err), h.told, h.ran)
 			}

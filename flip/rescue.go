@@ -145,32 +145,38 @@ func (s *rescue) giveBack(ctx context.Context, run bool) error {
 	defer cancel()
 	if s.last.Way != vmstate.WayDeviceState {
 		if err := settleMigration(ctx, monitor); err != nil {
-			return s.source.silent(err)
+			return s.source.silent(ctx, err)
 		}
 	}
 	state, err := monitor.QueryStatus(ctx)
 	if err != nil {
-		return s.source.silent(err)
+		return s.source.silent(ctx, err)
 	}
 	if !run || !goesOn(state.Status) || state.Running { // a source that was being moved may have started again by itself
 		return nil
 	}
 	s.did = append(s.did, "the source was told to go on")
-	if err := s.source.silent(monitor.Cont(ctx)); err != nil {
+	if err := s.source.silent(ctx, monitor.Cont(ctx)); err != nil {
 		return fmt.Errorf("cannot let the guest go on in the source: %w", err)
 	}
 	return nil
 }
 
-// runTarget tells the target to run. Its refusal proves that it has never run: QEMU refuses `cont` in this state only if it cannot take the images,
-// and images are given up only by a QEMU that has not run since it loaded its guest.
+// runTarget tells the target to run. Its refusal, or its death without RESUME, proves that it has never run: QEMU refuses `cont` in this state only if it
+// cannot take the images, and has to take them only if it has not run since it loaded its guest.
 func (s *rescue) runTarget(ctx context.Context) error {
 	s.did = append(s.did, "the target was told to run")
 	ctx, cancel := context.WithTimeout(ctx, s.contLimit())
 	defer cancel()
-	err := s.target.silent(s.target.side.Monitor.Cont(ctx))
-	if _, refused := errors.AsType[*qmp.Error](err); refused && s.last.Phase == vmstate.Committing {
-		s.did = append(s.did, "the target refused: "+err.Error())
+	events := s.target.side.Monitor.Subscribe(qmp.EventResume)
+	defer events.Close()
+	err := s.target.side.Monitor.Cont(ctx)
+	if err == nil {
+		return nil
+	}
+	err = s.target.silent(ctx, s.target.side.proven(ctx, err, events))
+	if refusedToRun(err) && s.last.Phase == vmstate.Committing {
+		s.did = append(s.did, "the target has not run: "+err.Error())
 		return s.record(Record{Phase: vmstate.Committing, NeverRan: true})
 	}
 	return err
@@ -193,10 +199,16 @@ func (s *rescue) endSource(ctx context.Context, e recovery.Evidence) error {
 	return err
 }
 
-// silent marks a QEMU that has let a deadline pass, or hung up and lives on: it is not asked again.
-func (v *view) silent(err error) error {
+// silent marks a QEMU that has let a deadline pass, or hung up and lives on: it is not asked again. One that hangs up is given time to end.
+func (v *view) silent(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, qmp.ErrClosed) {
+		select {
+		case <-v.side.Gone():
+		case <-ctx.Done():
+		}
 	}
 	if _, answered := errors.AsType[*qmp.Error](err); !answered && !v.side.EndedSoon() {
 		v.mute = true

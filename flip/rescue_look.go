@@ -68,7 +68,7 @@ func (v *view) sight(ctx context.Context, migrates bool) recovery.Sight {
 	if err == nil && migrates {
 		migration, err = v.side.Monitor.QueryMigrate(ctx)
 	}
-	if v.silent(err) != nil {
+	if v.silent(ctx, err) != nil {
 		if v.mute {
 			return recovery.Mute
 		}

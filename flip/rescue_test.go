@@ -196,6 +196,19 @@ func wrecks() map[string]wreck {
 		"committing, paused guest, target dead": {phase: vmstate.Committing, paused: true, source: stand, wantEnd: vmstate.RolledBack, keeper: "source"},
 		"committing, target refuses": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.refuses = "Failed to get \"write\" lock" }, wantEnd: vmstate.RolledBack,
 			keeper: "source", targetDies: true, targetTold: []string{"cont in committing"}, sourceTold: []string{"cont in committing, never ran"}, says: "Failed to get \"write\" lock"},
+		"committing, target dies at cont": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, target *actor) {
+			target.cont = func(a *actor, _ *qmptest.Conn, _ qmptest.Request) bool {
+				a.die()
+				return true
+			}
+		}, wantEnd: vmstate.RolledBack, keeper: "source", targetDies: true, targetTold: []string{"cont in committing"}, sourceTold: []string{"cont in committing, never ran"}},
+		"committing, target dies as it runs": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, target *actor) {
+			target.cont = func(a *actor, c *qmptest.Conn, _ qmptest.Request) bool {
+				c.Event(qmp.EventResume, nil)
+				a.die()
+				return true
+			}
+		}, wantEnd: vmstate.Failed, undecided: true, targetDies: true, targetTold: []string{"cont in committing"}, says: "RAM may have moved on"},
 		"committing, it had refused": {phase: vmstate.Committing, neverRan: true, source: stand, wantEnd: vmstate.RolledBack, keeper: "source", sourceTold: []string{"cont in committing, never ran"}},
 		"committing, target mute":    {phase: vmstate.Committing, source: stand, target: "mute", silent: true, wantEnd: vmstate.Failed, undecided: true, says: "qlive resolve vm1"},
 		"committing, target hangs at cont": {phase: vmstate.Committing, source: stand, target: stand, change: func(_, t *actor) { t.hangs = "cont" }, silent: true, wantEnd: vmstate.Failed, undecided: true,

@@ -256,6 +256,7 @@ func (m *model) awaitRecovery(s state) []edge {
 		to.neverRan = s.neverRan || s.answer == refused && s.do == recovery.RunTarget && m.info(s).Phase == vmstate.Committing
 		return []edge{{"answered", false, to}}
 	case !who.alive():
+		to.neverRan = s.neverRan || !s.targetRan && s.do == recovery.RunTarget && m.info(s).Phase == vmstate.Committing
 		return []edge{{"dead", false, to}}
 	case s.do == recovery.RunTarget:
 		to.muteTarg = true

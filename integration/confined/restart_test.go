@@ -24,7 +24,7 @@ func TestPlaceOutlivesTheDaemon(t *testing.T) {
 			t.Fatal(err)
 		}
 	}})
-	vm := d.Boot(lab.Spec{Guest: small()})
+	vm := d.Lab.Start(lab.Spec{Bare: true})
 	source := vm.Show()
 	user, group := status(t, source.PID, "Uid"), proc(t, source.PID, "cgroup")
 	more = "user: root\ncgroup: qlive-elsewhere\n"
@@ -40,7 +40,6 @@ func TestPlaceOutlivesTheDaemon(t *testing.T) {
 		t.Errorf("its oom_score_adj is %s", score)
 	}
 	folder := cgroupFolder(t, m.To.PID)
-	vm.CheckMemory()
 	if err := d.Client.RemoveVM(t.Context(), vm.Name, true); err != nil {
 		t.Fatal(err)
 	}

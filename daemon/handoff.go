@@ -248,6 +248,7 @@ func (r *run) leaveUndecidedLocked(v vmstate.Migration) {
 			r.events.Close()
 		}
 		m.d.tasks.Go(func() { m.await(r.target, "") })
+		m.d.tasks.Go(m.keepListening)
 	}
 }
 

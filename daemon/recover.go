@@ -118,20 +118,5 @@ func (m *machine) leaveOpen(out flip.Outcome, f *found) {
 	}
 	m.noteLocked()
 	m.publishLocked()
-}
-
-// afterSilence takes up again a handoff that failed only because a QEMU did not answer that does so now. It is false if there is none.
-func (m *machine) afterSilence(ctx context.Context) bool {
-	m.resolving.Lock()
-	defer m.resolving.Unlock()
-	a, f, err := m.lastFailed()
-	if err != nil || !a.last().Silent {
-		return false
-	}
-	out := flip.Recover(ctx, m.recovery(a, m.lastMigration(), f))
-	if f.has(out.Keeper) == nil {
-		return false
-	}
-	m.putInPlace(ctx, out, f)
-	return true
+	m.d.tasks.Go(m.keepListening)
 }

@@ -85,9 +85,7 @@ func (m *machine) setDiscarded(yes bool) {
 // open finds the two QEMUs of a VM whose last handoff has failed, and calls those that have not answered. Unless there is an error the caller must
 // unlock m.resolving.
 func (m *machine) open(ctx context.Context) (*attempt, *found, error) {
-	if !m.resolving.TryLock() {
-		return nil, nil, m.busyDeciding()
-	}
+	m.resolving.Lock()
 	a, f, err := m.lastFailed()
 	if err != nil {
 		m.resolving.Unlock()
@@ -136,10 +134,4 @@ func (m *machine) lastFailed() (*attempt, *found, error) {
 func (m *machine) lastMigration() vmstate.Migration {
 	v, _ := m.d.Snapshot().Migration(m.now().Migration)
 	return v
-}
-
-func (m *machine) busyDeciding() error {
-	e := vmstate.Errorf(vmstate.Busy, "cannot resolve %s: somebody else is at it", m.spec.Name).With("ask again in a moment")
-	e.VM = m.spec.Name
-	return e
 }

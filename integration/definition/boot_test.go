@@ -11,10 +11,17 @@ import (
 	"qlive/vmstate"
 )
 
-// After a boot of the host the VMs with autostart run and the others stand; a daemon that is merely restarted starts nothing, least of all
-// beside a QEMU that is there.
-func TestAutostart(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+// What a daemon that is killed leaves, for the next one and for doctor.
+func TestDaemonKilled(t *testing.T) {
+	program := lab.BuildProgram(t, "test")
+	t.Run("autostart", func(t *testing.T) { autostart(t, program) })
+	t.Run("doctor", func(t *testing.T) { tellAll(t, program) })
+}
+
+// autostart: after a boot of the host the VMs with autostart run and the others stand; a daemon that is merely restarted starts nothing, least of
+// all beside a QEMU that is there.
+func autostart(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Program: program})
 	auto := bare(d.Lab, "auto")
 	auto.Autostart = true
 	first := run(t, d.Lab, auto)

@@ -14,9 +14,9 @@ import (
 	"qlive/integration/lab"
 )
 
-// Doctor tells of a guest whose daemon has been killed, and of a file that has been spoilt.
-func TestDoctor(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
+// tellAll: doctor tells of a guest whose daemon has been killed, and of a file that has been spoilt.
+func tellAll(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Program: program})
 	vm := run(t, d.Lab, bare(d.Lab, "vm1"))
 	d.Kill()
 	says := func(code int) string { return doctor(t, d, code) }

@@ -12,7 +12,6 @@ import (
 	"qlive/fsview"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
-	"qlive/internal/room"
 	"qlive/internal/scarcity"
 	"qlive/restapi"
 	"qlive/vmstate"
@@ -74,24 +73,6 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	d.mu.Unlock()
 	m.log.Info().Int("pid", m.now().PID).Msg("guest started")
 	return m.now(), nil
-}
-
-// newMachine is a VM that has not been started.
-func (d *Daemon) newMachine(spec vmstate.VMSpec) *machine {
-	return &machine{
-		d: d, spec: spec, log: d.log.With().Str("vm", spec.Name).Logger(), value: vmstate.VM{Name: spec.Name},
-		settled: make(chan struct{}), released: make(chan struct{}),
-	}
-}
-
-// startFirst starts a VM that is not known yet. Its definition is written first, and taken back if it does not start.
-func (d *Daemon) startFirst(ctx context.Context, m *machine, binary *qemu.Binary) (err error) {
-	if err := d.definitions.begin(m.spec); err != nil {
-		d.lookAtRoom()
-		return err
-	}
-	defer undo(&err, func() error { return d.definitions.drop(m.spec.Name) })
-	return room.Explain(d.cfg.RunDir, d.start(ctx, m, binary))
 }
 
 func (d *Daemon) start(ctx context.Context, m *machine, binary *qemu.Binary) (err error) {
@@ -254,26 +235,6 @@ func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal)
 	case <-ctx.Done():
 		return vmstate.Errorf(vmstate.Timeout, "cannot see the QEMU of %s end: %w", name, context.Cause(ctx))
 	}
-}
-
-// removeStopped takes a VM that has no QEMU off the list.
-func (d *Daemon) removeStopped(m *machine) error {
-	name := m.spec.Name
-	if err := d.claim(m, "remove"); err != nil {
-		return err
-	}
-	err := d.noneLeft(name, "remove")
-	if err == nil {
-		err = d.definitions.drop(name)
-	}
-	if err != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.machines[name] = m
-		return err
-	}
-	d.forget(m)
-	return nil
 }
 
 // Migrate accepts a handoff; it runs on by itself.

@@ -113,11 +113,21 @@ func (v *VM) read(dir string, live []Process) {
 	}
 	known := v.identities()
 	for _, p := range live {
-		own := slices.ContainsFunc(p.Args, func(arg string) bool { return strings.HasPrefix(arg, "socket,id=qlive-qmp,path="+dir+"/") })
-		if own || slices.Contains(known, p.Identity) {
+		if p.of(dir) || slices.Contains(known, p.Identity) {
 			v.QEMUs = append(v.QEMUs, p)
 		}
 	}
+}
+
+// of tells whether the process has a monitor of qlive's in a VM's folder.
+func (p Process) of(dir string) bool {
+	return slices.ContainsFunc(p.Args, func(arg string) bool { return strings.HasPrefix(arg, "socket,id=qlive-qmp,path="+dir+"/") })
+}
+
+// Living are the QEMUs that live of the VM with this folder, whatever is written down of them.
+func Living(dir string) ([]Process, error) {
+	live, err := processes()
+	return slices.DeleteFunc(live, func(p Process) bool { return !p.of(dir) }), err
 }
 
 func (v *VM) readJournal(path string) {

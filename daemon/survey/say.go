@@ -38,7 +38,7 @@ func (v VM) Findings() []Finding {
 	}
 	switch last, in := v.last(); {
 	case v.JournalErr != nil || v.RecordErr != nil:
-		add(Fail, "mend the file that is named below; or end what lives by hand, and remove its folder in the run directory",
+		add(Fail, "mend the file that is named below; or end what lives by hand, start the daemon, and `qlive rm --force "+v.Name+"`",
 			"who runs its guest cannot be told from the run directory; %s; a daemon that is started leaves it alone", v.alive())
 	case in:
 		list = append(list, v.cutOff(last))

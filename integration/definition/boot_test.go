@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/env"
 	"qlive/integration/lab"
 	"qlive/vmstate"
 )
@@ -15,7 +18,9 @@ import (
 func TestDaemonKilled(t *testing.T) {
 	program := lab.BuildProgram(t, "test")
 	t.Run("autostart", func(t *testing.T) { autostart(t, program) })
+	t.Run("out of reach", func(t *testing.T) { outOfReach(t, program) })
 	t.Run("doctor", func(t *testing.T) { tellAll(t, program) })
+	t.Run("full run directory", func(t *testing.T) { restartFull(t, program) })
 }
 
 // autostart: after a boot of the host the VMs with autostart run and the others stand; a daemon that is merely restarted starts nothing, least of
@@ -73,6 +78,67 @@ func autostart(t *testing.T, program string) {
 	must(t, os.RemoveAll(filepath.Join(d.RunDir(), "vms")))
 	d.Start()
 	until(t, d.Lab, "auto", "is stopped", is(vmstate.Stopped))
+}
+
+// outOfReach: a QEMU that cannot be reached is left alone and said, whatever the definition asks for: one whose monitor does not answer, and
+// one whose record has been spoilt.
+func outOfReach(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Program: program})
+	for _, name := range []string{"mute", "spoilt"} {
+		spec := bare(d.Lab, name)
+		spec.Autostart, spec.Restart = true, vmstate.RestartOnFailure
+		vm := run(t, d.Lab, spec)
+		if name == "mute" {
+			must(t, unix.Kill(vm.PID, unix.SIGSTOP))
+		}
+	}
+	d.Kill()
+	boot(t, d.Lab, "mute")
+	boot(t, d.Lab, "spoilt")
+	must(t, os.WriteFile(filepath.Join(d.RunDir(), "vms/spoilt/vm.json"), []byte("{"), 0o600))
+	d.Start()
+	for _, name := range []string{"mute", "spoilt"} {
+		vm := until(t, d.Lab, name, "has failed", is(vmstate.Broken))
+		if vm.Error == nil || vm.Error.Remedy == "" {
+			t.Errorf("%+v", vm)
+		}
+		if _, err := d.Client.StartStoppedVM(t.Context(), name); err == nil {
+			t.Errorf("%s is started", name)
+		}
+	}
+	if pids := d.QEMUs(t); len(pids) != 2 {
+		t.Errorf("processes %v live, two should", pids)
+	}
+	if err := d.Client.RemoveVM(t.Context(), "spoilt", true); err == nil {
+		t.Error("a VM is removed whose QEMU lives, though nobody can read what it is")
+	}
+	endAll(t, d)
+	must(t, d.Client.RemoveVM(t.Context(), "spoilt", true))
+}
+
+// restartFull: a daemon that is started on a full run directory takes its guests up, answers reads, says what is wrong and refuses the rest.
+func restartFull(t *testing.T, program string) {
+	dir := tmpfs(t, 16<<20)
+	d := lab.NewDaemon(t, lab.DaemonOptions{Program: program, RunDir: dir})
+	before := run(t, d.Lab, bare(d.Lab, "vm1"))
+	free := fill(t, dir)
+	d.Restart()
+	if vm := until(t, d.Lab, "vm1", "runs", is(vmstate.Running)); vm.PID != before.PID {
+		t.Errorf("%+v", vm)
+	}
+	degraded(t, d.Lab, dir)
+	_, err := d.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Newest)}, "")
+	if err == nil {
+		t.Fatal("a handoff is begun that there is no room for")
+	}
+	exhausted(t, vmstate.ProblemOf(err), dir, "of 16 MiB")
+	free()
+	m, err := d.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Newest)}, "")
+	must(t, err)
+	if m, err = d.Client.Migration(t.Context(), m.ID, lab.Limit); err != nil || m.Phase != vmstate.Completed {
+		t.Errorf("%+v, %v", m, err)
+	}
+	d.Eventually("the daemon is well again", func() error { _, err := d.Client.Health(t.Context()); return err })
 }
 
 // endAll kills the QEMUs of a lab whose daemon is dead, as the host's end does.

@@ -40,6 +40,7 @@ type DaemonOptions struct {
 	Program    string // a qlive binary; built anew if empty
 	Failpoints string // as package failpoint writes them; see SetFailpoints
 	NoTree     bool
+	RunDir     string   // in the lab's own folder if empty
 	Args       []string // more arguments of `qlive daemon`
 	Config     string   // more lines of its configuration file
 	// Prepare, if any, changes each command that starts the daemon, as a service manager would.
@@ -62,6 +63,7 @@ func BuildProgram(t testing.TB, version string) string {
 func NewDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 	t.Helper()
 	l := newLab(t)
+	l.runDir = opts.RunDir
 	d := &Daemon{Lab: l, t: t, Program: opts.Program, points: opts.Failpoints, prepare: opts.Prepare, log: filepath.Join(l.Dir, "daemon.log")}
 	if d.Program == "" {
 		d.Program = BuildProgram(t, "test")

@@ -57,16 +57,16 @@ func TestReboot(t *testing.T) {
 		t.Run(string(way), func(t *testing.T) {
 			l := lab.New(t, lab.Options{})
 			vm := l.Boot(lab.Spec{Args: []string{"-device", "VGA"}, Guest: guest.Params{FillMiB: 16}})
-			rebootOnBothSides(vm, way)
+			rebootAfter(vm, way, way)
 		})
 	}
 }
 
-// The same with UEFI. Its flash is the guest's own: what the firmware writes there is kept.
+// The same with UEFI, one way after the other. Its flash is the guest's own: what the firmware writes there is kept.
 func TestRebootUEFI(t *testing.T) {
 	l := lab.New(t, lab.Options{})
 	vm := l.Boot(lab.Spec{Args: l.UEFI(t), Guest: guest.Params{FillMiB: 16}})
-	rebootOnBothSides(vm, "")
+	rebootAfter(vm, vmstate.Ways()...)
 	vars, err := os.ReadFile(filepath.Join(l.Dir, "vars.fd"))
 	if err != nil {
 		t.Fatal(err)
@@ -80,9 +80,10 @@ func TestRebootUEFI(t *testing.T) {
 	}
 }
 
-func rebootOnBothSides(vm *lab.VM, way vmstate.Way) {
-	for i, version := range []string{env.Newest, env.Installed} {
-		vm.HandOver(version, way)
+// rebootAfter hands the guest over to and fro by the ways given, with a reboot after each.
+func rebootAfter(vm *lab.VM, ways ...vmstate.Way) {
+	for i, way := range ways {
+		vm.HandOver([]string{env.Newest, env.Installed}[i%2], way)
 		vm.CheckMemory()
 		vm.Type("reboot")
 		vm.AwaitBoots(2 + i)

@@ -146,7 +146,7 @@ func TestArgv(t *testing.T) {
 		t.Errorf("QEMU was started with %q, shown is %q", got, run)
 	}
 	for text, why := range map[string]string{
-		"-monitor": "-monitor unix:PATH", "-daemonize": "background", "share=off": "share=on", "vmgenid,guid=auto": "for its life", "/vm1/g0/u0-vm.pid": "its own",
+		"-monitor": "-monitor unix:PATH", "-daemonize": "background", "share=off": "share=on", "vmgenid,guid=auto": "for its life", "/vm1/g0/own/u0-vm.pid": "its own",
 		"type=pc-q35-7.2": "", "chardev=qlive-qmp": "qlive's own monitor", "-S": "first instruction",
 	} {
 		if text == "type=pc-q35-7.2" {

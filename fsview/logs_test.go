@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"qlive/fsview"
+	"qlive/vmstate/logfile"
 )
 
 // console is a VM's console: files that grow, and more of them with each handoff.
@@ -313,5 +314,45 @@ func TestLogOfAnotherVM(t *testing.T) {
 	}
 	if rest, err := io.ReadAll(f); err != nil || string(buf)+string(rest) != "old 1\nold 2\n" {
 		t.Errorf("%q, then %q, %v", buf, rest, err)
+	}
+}
+
+// A text whose beginning has been dropped begins later, and is as long as what is left; a reader who has it open reads on where it was.
+func TestTrimmedLog(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "logs") // a tmpfs, as the run directory is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	const size = 300 << 10
+	s := example()
+	s.VMs[0].ConsoleLog = []string{filepath.Join(dir, "g0"), filepath.Join(dir, "g1")}
+	for i, path := range s.VMs[0].ConsoleLog {
+		if err := os.WriteFile(path, bytes.Repeat([]byte{byte('a' + i)}, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := mount(t, newFake(s), fsview.Options{})
+	name := filepath.Join(tree.Dir(), "vm1", "console")
+	early, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.Close()
+	if _, err := io.ReadFull(early, make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if err := logfile.Trim(s.VMs[0].ConsoleLog, size); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(early); err != nil || string(rest) != strings.Repeat("b", size) {
+		t.Errorf("who had read the first file reads %d bytes, %v", len(rest), err)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil || len(text) < size || len(text) > size+(64<<10) || strings.Trim(string(text), "b") != "" {
+		t.Errorf("%d bytes are left, %v", len(text), err)
+	}
+	if info, err := os.Stat(name); err != nil || info.Size() != int64(len(text)) {
+		t.Errorf("the size is %v, %v, and %d bytes are read", info.Size(), err, len(text))
 	}
 }

@@ -86,6 +86,7 @@ func (a *api) copyLogs(ctx context.Context, w http.ResponseWriter, pick func(vms
 	defer tick.Stop()
 	for {
 		for _, path := range pick(vm) {
+			sent[path] = max(sent[path], logfile.Stat(path).Begin) // what a slow reader has missed is gone
 			n, err := copyFrom(w, path, sent[path])
 			sent[path] += n
 			if err != nil {

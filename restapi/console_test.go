@@ -2,6 +2,7 @@ package restapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"qlive/restapi"
 	"qlive/restapi/restapitest"
 	"qlive/vmstate"
+	"qlive/vmstate/logfile"
 )
 
 func TestConsole(t *testing.T) {
@@ -119,5 +121,32 @@ func TestConsoleReaderThatRests(t *testing.T) {
 	s.do("GET", "/vms/vm1", "").want(200)
 	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != 8<<20 {
 		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// What is dropped of a text while nobody reads it is left out, not sent as zeros.
+func TestConsoleThatIsTrimmed(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "console") // a tmpfs, as the run directory is
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	vm := restapitest.VM("vm1")
+	vm.ConsoleLog = []string{filepath.Join(dir, "g0"), filepath.Join(dir, "g1")}
+	for i, path := range vm.ConsoleLog {
+		if err := os.WriteFile(path, bytes.Repeat([]byte{byte('a' + i)}, 300<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := start(t, restapitest.New(vm), restapi.Options{})
+	if err := logfile.Trim(vm.ConsoleLog, 200<<10); err != nil {
+		t.Fatal(err)
+	}
+	text := s.do("GET", "/vms/vm1/console", "").want(200).body
+	if len(text) < 200<<10 || len(text) > 264<<10 || strings.Trim(text, "b") != "" {
+		t.Errorf("%d bytes are left, from %q to %q", len(text), text[:1], text[len(text)-1:])
+	}
+	if tail := s.do("GET", "/vms/vm1/console?tail=1000", "").want(200).body; tail != strings.Repeat("b", 1000) {
+		t.Errorf("the tail has %d bytes", len(tail))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -167,6 +168,31 @@ func TestCertificates(t *testing.T) {
 		}
 		defer conn.Close()
 		closes(t, conn)
+	})
+}
+
+// Handshakes that come to nothing give their places back.
+func TestPlacesOfFailedHandshakes(t *testing.T) {
+	s := serveTCP(t, restapitest.New(restapitest.VM("vm1")), restapi.CertificateRule{CommonName: "root", Role: vmstate.RoleAdmin})
+	stranger := restapitest.NewAuthority(t).Client("root")
+	for i := range 2 * restapi.DefaultLimits().PerUser {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			_, _ = io.WriteString(conn, "no TLS at all\n")
+		} else {
+			_ = tls.Client(conn, &tls.Config{RootCAs: s.ca.Pool(), ServerName: "localhost", Certificates: []tls.Certificate{stranger.Pair}}).Handshake()
+		}
+		conn.Close()
+	}
+	root := s.as(s.ca.Client("root"))
+	eventually(t, func() error {
+		if a := root.do("GET", "/vms", ""); a.status != 200 {
+			return errors.New(a.body)
+		}
+		return nil
 	})
 }
 

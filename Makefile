@@ -9,6 +9,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 FUZZTIME ?= 30s
 TIMEOUT ?= 60m
 
+# They look at the whole host, its memory, huge pages and limits, or measure: nothing else runs beside them.
+ALONE := /integration/(bench|confined|demo|faces|start)(/|$$)
+
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.
 .NOTPARALLEL:
@@ -43,7 +46,8 @@ unit: ## tests that need no guest, with the race detector
 	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v '^qlive/integration/')
 
 integration: ## real QEMUs, real guests, real mounts
-	go test -count=1 -p 1 -timeout $(TIMEOUT) ./integration/...
+	go test -count=1 -p 2 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -vE '$(ALONE)')
+	go test -count=1 -p 1 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -E '$(ALONE)')
 
 kills: ## every failpoint, every party killed and hung there: the whole matrix
 	KILLS=all SEED=$(SEED) go test -count=1 -v -timeout 0 -run TestMatrix ./integration/kills

@@ -16,7 +16,13 @@ func (v VM) cutOff(last Entry) Finding {
 	_, sourceLives := v.process(identity(last.Source))
 	_, targetLives := v.process(target)
 	sides := v.side("source", identity(last.Source)) + ", and " + v.side("target", target)
-	if last.Phase == vmstate.Failed {
+	switch {
+	case last.Phase == vmstate.Failed && last.Resolve != "":
+		return Finding{Fail, fmt.Sprintf("handoff %s has failed, and at %s it was decided to resolve it to %s: %s; a daemon that is started does that", last.Migration, when(last.At), last.Resolve, sides), start}
+	case last.Phase == vmstate.Failed && last.Silent:
+		return Finding{Fail, fmt.Sprintf("handoff %s has failed at %s, since one of the two did not answer: %s; a daemon that is started decides once it does", last.Migration, when(last.At), sides),
+			"start the daemon; `qlive resolve " + v.Name + "` shows what can be chosen meanwhile"}
+	case last.Phase == vmstate.Failed:
 		return Finding{Fail, fmt.Sprintf("handoff %s has failed at %s, and a person must decide who has the guest: %s", last.Migration, when(last.At), sides),
 			"start the daemon; `qlive resolve " + v.Name + "` shows what can be chosen"}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"qlive/daemon/record"
 	"qlive/flip"
+	"qlive/flip/recovery"
 	"qlive/internal/definition"
 	"qlive/internal/journal"
 	"qlive/internal/proc"
@@ -104,7 +105,10 @@ func cases() []struct {
 		{"a record that cannot be read", VM{RecordErr: vmstate.Errorf(vmstate.Unsupported, "cannot read vm.json: it has format level 9").With("start the newer qlive"), QEMUs: source}},
 		{"a journal that cannot be read", VM{Record: recorded(), JournalErr: vmstate.Errorf(vmstate.Host, "cannot read journal j: line 3").With("find out"), QEMUs: both}},
 		{"a torn journal", VM{Record: recorded(), QEMUs: source, Torn: true}},
-		{"failed handoff, for a person", VM{Record: recorded(), QEMUs: both, Journal: undecided()}},
+		{"failed handoff, out of silence", VM{Record: recorded(), QEMUs: both, Journal: failed(func(r *flip.Record) { r.Undecided, r.Silent = true, true })}},
+		{"failed handoff, resolved and not done", VM{Record: recorded(), QEMUs: both, Journal: failed(func(r *flip.Record) { r.Undecided, r.Resolve = true, recovery.ToSource })}},
+		{"failed handoff, resolved", VM{Record: recorded(), QEMUs: source, Journal: failed(func(r *flip.Record) { r.Resolve, r.Settled = recovery.ToSource, true })}},
+		{"failed handoff, for a person", VM{Record: recorded(), QEMUs: both, Journal: failed(func(r *flip.Record) { r.Undecided = true })}},
 	}
 	for _, phase := range []vmstate.Phase{vmstate.Planned, vmstate.Prepared, vmstate.Switching, vmstate.Committing, vmstate.Committed, vmstate.Draining} {
 		for name, qemus := range map[string][]Process{"both live": both, "the source lives": source, "the target lives": target, "both are dead": nil} {
@@ -120,9 +124,9 @@ func cases() []struct {
 	return list
 }
 
-func undecided() []Entry {
+func failed(how func(*flip.Record)) []Entry {
 	list := handoff(vmstate.Failed, vmstate.WayDeviceState)
-	list[0].Undecided = true
+	how(&list[0].Record)
 	return list
 }
 

@@ -53,6 +53,13 @@ func autostart(t *testing.T, program string) {
 		t.Errorf("%+v", vm)
 	}
 
+	// So is what was waiting for that when the daemon ended.
+	kill(t, until(t, d.Lab, "manual", "runs", is(vmstate.Running)))
+	until(t, d.Lab, "manual", "is to be started anew", is(vmstate.Starting))
+	d.Terminate()
+	d.Start()
+	until(t, d.Lab, "manual", "runs again", is(vmstate.Running))
+
 	// The host boots: nothing runs, and the run directory is empty.
 	d.Kill()
 	endAll(t, d)

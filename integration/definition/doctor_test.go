@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/integration/lab"
 )
 
@@ -18,6 +20,10 @@ import (
 func tellAll(t *testing.T, program string) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Program: program})
 	vm := run(t, d.Lab, bare(d.Lab, "vm1"))
+	d.Signal(unix.SIGSTOP) // a daemon that hangs is as good as none
+	if text := doctor(t, d, 10); !strings.Contains(text, fmt.Sprintf("it is in process %d", vm.PID)) || !strings.Contains(text, "the daemon does not say what it is") {
+		t.Errorf("doctor says:\n%s", text)
+	}
 	d.Kill()
 	says := func(code int) string { return doctor(t, d, code) }
 	if text := says(10); !strings.Contains(text, fmt.Sprintf("it is in process %d (QEMU 7.2.22", vm.PID)) ||

@@ -1,9 +1,11 @@
 package definition_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,6 +87,10 @@ func TestRestartOnFailure(t *testing.T) {
 	spec := bare(l, "vm1")
 	spec.Restart = vmstate.RestartOnFailure
 	first := run(t, l, spec)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := make(chan string, 1)
+	go func() { told <- waitedAndRan(l.Client.Events(ctx, client.Watch{VM: "vm1"})) }()
 	other := run(t, l, bare(l, "vm2"))
 	kill(t, first)
 	kill(t, other)
@@ -97,6 +103,9 @@ func TestRestartOnFailure(t *testing.T) {
 	if second.PID == first.PID || second.Restarts != 1 || second.RestartAt != nil || second.Error != nil ||
 		len(second.Warnings) == 0 || !strings.Contains(second.Warnings[len(second.Warnings)-1], "signal 9") {
 		t.Errorf("%+v", second)
+	}
+	if wrong := <-told; wrong != "" {
+		t.Errorf("the events: %s", wrong)
 	}
 	if got := l.Cat("vm1", "restart") + " " + l.Cat("vm1", "restarts") + " " + l.Cat("vm1", "autostart"); got != "on-failure 1 0" {
 		t.Errorf("the tree says %s", got)
@@ -122,4 +131,25 @@ func TestRestartOnFailure(t *testing.T) {
 	if pids := l.QEMUs(t); len(pids) > 0 {
 		t.Errorf("processes %v live", pids)
 	}
+}
+
+// waitedAndRan follows the events of a VM until it has been started anew, and says what they do not tell of that.
+func waitedAndRan(events iter.Seq2[vmstate.Event, error]) string {
+	waited := false
+	for e, err := range events {
+		if err != nil {
+			return err.Error()
+		}
+		vm, ok := e.Data.(vmstate.VM)
+		switch {
+		case !ok:
+		case vm.RestartAt != nil && vm.Status == vmstate.Starting && vm.Error != nil:
+			waited = true
+		case vm.Restarts == 1 && vm.Status == vmstate.Running && waited:
+			return ""
+		case vm.Restarts == 1 && vm.Status == vmstate.Running:
+			return "it was started anew, and nobody was told that it would be"
+		}
+	}
+	return "they end"
 }

@@ -22,6 +22,9 @@ import (
 	"qlive/vmstate"
 )
 
+// hangTime is how long a daemon may take to say what it is.
+const hangTime = 5 * time.Second
+
 // daemonFindings look at the daemon, whether it lives or not.
 func (a *app) daemonFindings(ctx context.Context, dirs survey.Dirs) []finding {
 	socket, pid := a.socketFindings()
@@ -29,8 +32,14 @@ func (a *app) daemonFindings(ctx context.Context, dirs survey.Dirs) []finding {
 	if pid == 0 {
 		return append(append(findings, a.tree(false)), a.leftFindings(dirs)...)
 	}
-	findings = append(findings, limits(pid), a.tree(true), namespaces(pid), a.daemonVersion(ctx), a.health(ctx))
-	return append(findings, a.guests(ctx)...)
+	findings = append(findings, limits(pid), a.tree(true), namespaces(pid))
+	soon, cancel := context.WithTimeout(ctx, hangTime)
+	defer cancel()
+	version := a.daemonVersion(soon)
+	if findings = append(findings, version); version.Level == levelFail { // it hangs: what it has written down is there all the same
+		return append(findings, a.leftFindings(dirs)...)
+	}
+	return append(append(findings, a.health(ctx)), a.guests(ctx)...)
 }
 
 // socketFindings look at the socket, and give the process that listens, 0 for none.
@@ -151,7 +160,7 @@ func (a *app) daemonVersion(ctx context.Context) finding {
 	v, err := a.api().Version(ctx)
 	switch {
 	case err != nil:
-		return fail("version", "", "%v", err)
+		return fail("version", cmp.Or(remedyOf(err), "see the daemon's log; if it hangs, kill it and start it again: guests run on meanwhile"), "the daemon does not say what it is: %v", err)
 	case v.Version != a.Version:
 		return warn("version", "restart the daemon; guests run on meanwhile", "the daemon is %s and this command %s", v.Version, a.Version)
 	}

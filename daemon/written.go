@@ -54,8 +54,9 @@ func (m *machine) noteMigration(v vmstate.Migration) {
 func (m *machine) writeGeneration(g record.Generation) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.written = slices.DeleteFunc(slices.Clone(m.written), func(old record.Generation) bool { return old.Number == g.Number })
-	m.written = append(m.written, g)
+	v := record.VM{Generations: slices.Clone(m.written)}
+	v.Put(g)
+	m.written = v.Generations
 	return m.writeLocked()
 }
 

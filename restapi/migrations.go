@@ -158,7 +158,7 @@ func (a *api) earlier(key vmstate.RequestKey) (string, error) {
 		return "", nil
 	}
 	for _, m := range a.svc.Snapshot().Migrations {
-		if m.Spec == nil || m.Spec.Key.Key != key.Key {
+		if m.Spec == nil || m.Spec.Key.Key != key.Key || a.opts.Now().Sub(m.StartedAt) > keyLife {
 			continue
 		}
 		if m.Spec.Key != key {

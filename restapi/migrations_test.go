@@ -205,6 +205,20 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
+// A daemon that was started anew knows the key of a migration that it remembers.
+func TestIdempotencyKeyAfterARestart(t *testing.T) {
+	before, after := restapitest.New(restapitest.VM("vm1")), restapitest.New(restapitest.VM("vm1"))
+	var first, again vmstate.Migration
+	start(t, before, restapi.Options{}).do("POST", "/migrations", `{"vm":"vm1"}`, "Idempotency-Key: k1").want(202).into(&first)
+	after.Change(vmstate.Event{Type: vmstate.EventMigration}, func(n *vmstate.Snapshot) { n.Migrations = before.Snapshot().Migrations })
+	s := start(t, after, restapi.Options{})
+	s.do("POST", "/migrations", `{"vm":"vm1","hold":true}`, "Idempotency-Key: k1").problem(422, vmstate.Invalid)
+	s.do("POST", "/migrations", `{"vm":"vm1"}`, "Idempotency-Key: k1").want(202).into(&again)
+	if again.ID != first.ID {
+		t.Errorf("the key gave %s, then %s", first.ID, again.ID)
+	}
+}
+
 func TestIdempotencyKeyUsedAtOnce(t *testing.T) {
 	svc := restapitest.New(restapitest.VM("vm1"))
 	s := start(t, svc, restapi.Options{})

@@ -128,6 +128,18 @@ func TestEveryCall(t *testing.T) {
 			t.Errorf("status %s, want %s", vm.Status, act.want)
 		}
 	}
+	failed := restapitest.VM("vm3")
+	failed.Status = vmstate.Broken
+	svc.SetVM(failed)
+	if d := must[vmstate.Decision](t)(c.Undecided(ctx, "vm3")); d.VM != "vm3" || len(d.Choices) != 3 || d.Source.Seen != "stands" {
+		t.Errorf("decision %+v", d)
+	}
+	if _, err := c.Resolve(ctx, "vm3", "target"); vmstate.KindOf(err) != vmstate.Conflict {
+		t.Errorf("what cannot be done: %v", err)
+	}
+	if vm := must[vmstate.VM](t)(c.Resolve(ctx, "vm3", "discard")); vm.Status != vmstate.Stopped {
+		t.Errorf("discarded, and %s", vm.Status)
+	}
 	if err := c.Type(ctx, "vm1", []byte("ls\r")); err != nil || svc.Typed() != "ls\r" {
 		t.Errorf("typed %q, %v", svc.Typed(), err)
 	}

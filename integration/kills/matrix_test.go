@@ -61,9 +61,10 @@ func rotation(seed int) []cell {
 	return cells
 }
 
-// everything visits each point of each way with each party and signal.
+// everything visits each point of each way with each party and signal; and has a target hang for longer than qlive waits for its answer to cont, so
+// that nobody can say whether it runs the guest until it goes on.
 func everything() []cell {
-	var cells []cell
+	cells := []cell{{vmstate.WayDeviceState, stage.Strike{Party: stage.Target, Signal: unix.SIGSTOP, Point: "flip.run-target.before", Hang: 40 * time.Second}}}
 	for _, way := range vmstate.Ways() {
 		for _, point := range stage.Points(way) {
 			for _, k := range strikes(point) {

@@ -90,6 +90,7 @@ func drawStrike(r *rand.Rand, way vmstate.Way) stage.Strike {
 			k.After = time.Duration(r.IntN(300_000)) * time.Microsecond
 		}
 		k.GoesOn = k.Party == stage.Daemon && k.Signal == unix.SIGSTOP && r.IntN(2) == 0
+		k.And = k.Party != stage.Daemon && r.IntN(4) == 0
 		if k.Possible() {
 			return k
 		}

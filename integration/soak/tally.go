@@ -20,6 +20,7 @@ type Tally struct {
 	Unheard   int // the daemon died before it had written down that it was asked
 	Kills     map[stage.Party]int
 	Hangs     map[stage.Party]int
+	Both      int // QEMU and daemon at once
 	Missed    int // strikes that came when there was nobody to strike, or the handoff was over
 	AtRest    int // daemons killed between handoffs
 	Stops     int // daemons ended by SIGTERM between handoffs
@@ -39,6 +40,10 @@ func NewTally() *Tally {
 
 // struck counts a blow.
 func (t *Tally) struck(b *stage.Blow) {
+	if b.And && !b.Missed {
+		t.Kills[stage.Daemon]++
+		t.Both++
+	}
 	switch {
 	case b.Missed:
 		t.Missed++
@@ -89,6 +94,7 @@ func (t *Tally) Table() string {
 	row("of the source", t.Kills[stage.Source])
 	row("of the target", t.Kills[stage.Target])
 	row("hangs of daemon, source, target", fmt.Sprintf("%d, %d, %d", t.Hangs[stage.Daemon], t.Hangs[stage.Source], t.Hangs[stage.Target]))
+	row("QEMU and daemon at once (counted under both)", t.Both)
 	row("strikes that found nobody", t.Missed)
 	row("daemons ended by SIGTERM", t.Stops)
 	row("slowest start of a daemon until ready", t.Slowest.Round(time.Millisecond))

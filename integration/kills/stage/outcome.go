@@ -21,9 +21,13 @@ type Outcome struct {
 	Took     time.Duration // until it was settled
 }
 
-// neverTold tells whether it is certain that the target was never told to run.
+// neverTold tells whether it is certain that the target was not told to run.
 func (b *Blow) neverTold() bool {
-	return b.Point == "flip.run-target.before" || !b.mayBeLost() && b.Signal == unix.SIGKILL
+	switch b.Phase {
+	case vmstate.Planned, vmstate.Preparing, vmstate.Prepared, vmstate.Switching:
+		return true
+	}
+	return b.Point == "flip.run-target.before"
 }
 
 // mayBeLost tells whether the blow was a death of the QEMU that had the guest, or may have had it.
@@ -50,7 +54,7 @@ func (s *Stage) Settle(ctx context.Context, g *Guest, blow *Blow) (out Outcome, 
 			err = fmt.Errorf("%s: %w\n%s", g.Name, err, s.evidence(ctx, g))
 		}
 	}()
-	vm, err := s.rest(ctx, g)
+	vm, err := s.settled(ctx, g, blow)
 	if err != nil {
 		return out, err
 	}
@@ -71,6 +75,27 @@ func (s *Stage) Settle(ctx context.Context, g *Guest, blow *Blow) (out Outcome, 
 	}
 	out.Lost = true
 	return out, s.checkLost(ctx, g, vm)
+}
+
+// settled waits until the VM has come to rest, after a QEMU that has hung until now goes on: what was undecided only because it was silent is decided
+// soon then.
+func (s *Stage) settled(ctx context.Context, g *Guest, blow *Blow) (vm vmstate.VM, err error) {
+	if blow != nil && blow.hung != nil {
+		if err := blow.hung.signal(unix.SIGCONT); err != nil {
+			return vm, err
+		}
+	}
+	vm, err = s.rest(ctx, g)
+	if err != nil || vm.Status != vmstate.Broken || blow == nil || blow.Signal != unix.SIGSTOP || len(g.Living()) == 0 {
+		return vm, err
+	}
+	_ = Eventually(ctx, "it is decided", Limit/4, func() error { // else it is for a person
+		if vm, err = s.rest(ctx, g); err == nil && vm.Status == vmstate.Broken {
+			return errors.New("it is failed")
+		}
+		return err
+	})
+	return vm, err
 }
 
 // rest waits until the VM and its handoffs are in a state that stays.

@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,10 @@ type Strike struct {
 	After  time.Duration // the instant, from asking for the handoff
 	// GoesOn lets a daemon that hangs go on instead.
 	GoesOn bool
+	// And kills the daemon as well, at the same instant: the next one finds the other dead, or mute.
+	And bool
+	// Hang is how long a QEMU hangs at the most; 0 for 4 s.
+	Hang time.Duration
 }
 
 // String says it as a case is called.
@@ -48,6 +53,9 @@ func (k Strike) String() string {
 	}
 	if k.GoesOn {
 		what += "+SIGCONT"
+	}
+	if k.And {
+		what += "+daemon"
 	}
 	return fmt.Sprintf("%s/%s/%s", at, k.Party, what)
 }
@@ -72,6 +80,7 @@ type Blow struct {
 	Source    *QEMU         // that had the guest before
 	Target    *QEMU         // nil if there was none
 	Missed    bool          // there was nobody to strike, or the handoff was over
+	hung      *QEMU         // that goes on when the next daemon has decided
 }
 
 func (b *Blow) victim() *QEMU {
@@ -205,11 +214,17 @@ func (s *Stage) strike(ctx context.Context, g *Guest, blow *Blow, before record)
 	if err := victim.strike(ctx, blow.Signal); err != nil {
 		return err
 	}
+	if blow.And {
+		if blow.Signal == unix.SIGSTOP {
+			blow.hung = victim
+		}
+		return s.StopDaemon(unix.SIGKILL)
+	}
 	s.daemon.signal(unix.SIGCONT)
 	if blow.Signal != unix.SIGSTOP {
 		return nil
 	}
-	s.awaitDecision(ctx, g)
+	s.awaitDecision(ctx, g, cmp.Or(blow.Hang, hangLimit))
 	return victim.signal(unix.SIGCONT)
 }
 
@@ -238,8 +253,8 @@ func (q *QEMU) strike(ctx context.Context, sig unix.Signal) error {
 }
 
 // awaitDecision waits, not for ever, until the handoff of a guest is over.
-func (s *Stage) awaitDecision(ctx context.Context, g *Guest) {
-	deadline := time.Now().Add(hangLimit)
+func (s *Stage) awaitDecision(ctx context.Context, g *Guest, limit time.Duration) {
+	deadline := time.Now().Add(limit)
 	for time.Now().Before(deadline) && ctx.Err() == nil {
 		if list, err := s.Client.Migrations(ctx, g.Name); err == nil && len(list) > 0 && list[0].Phase.Ended() {
 			return

@@ -2,6 +2,7 @@ package flip
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -70,5 +71,36 @@ func TestMay(t *testing.T) {
 				t.Errorf("%s in %s: %v", a, row.Phase, err)
 			}
 		}
+	}
+}
+
+// What the journal says of a target that was told to run and has not answered.
+func TestAbandonCommitting(t *testing.T) {
+	for name, tt := range map[string]struct {
+		told, dead bool
+		want       Record
+	}{
+		"not told":           {want: Record{Phase: vmstate.Committing, NeverRan: true}},
+		"told, and silent":   {told: true, want: Record{Phase: vmstate.Failed, Undecided: true, Silent: true}},
+		"told, and dead now": {told: true, dead: true, want: Record{Phase: vmstate.Failed, Undecided: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, journal, _ := newBare(t, nil)
+			a, side := play(t, "target", qmp.RunPaused, journal)
+			if tt.dead {
+				a.die()
+			}
+			h.target, h.cfg.Source = side, side
+			h.m.Phase, h.told = vmstate.Committing, tt.told
+			h.cfg.Gate.Lock()
+			h.gated = true
+			if _, err := h.abandon(t.Context(), errors.New("something")); err == nil {
+				t.Error("it is no failure")
+			}
+			got := journal.records[0]
+			if got.Phase != tt.want.Phase || got.NeverRan != tt.want.NeverRan || got.Undecided != tt.want.Undecided || got.Silent != tt.want.Silent {
+				t.Errorf("the journal has %+v", got)
+			}
+		})
 	}
 }

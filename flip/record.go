@@ -127,6 +127,7 @@ func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
 		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
 		RunState: h.runState, Way: h.cfg.Way, Error: problem,
 		NeverRan: h.neverRan && phase == vmstate.Committing, Undecided: h.open && phase == vmstate.Failed,
+		Silent: h.silent && phase == vmstate.Failed,
 	}
 	if h.target != nil {
 		r.Target = h.target.ID()

@@ -59,7 +59,7 @@ type PhaseInfo struct {
 }
 
 // Phases is the table that the handoff runs on: one row a phase. Before Committing every phase can be
-// undone into RolledBack; from Committing on the source never runs again, unless the target has refused to run.
+// undone into RolledBack; from Committing on the source never runs again, unless it is proved that the target never ran.
 func Phases() []PhaseInfo {
 	return []PhaseInfo{
 		{Planned, RunsInSource, "probe the target binary, choose mode and way, build its command line, check", "forget",
@@ -70,8 +70,8 @@ func Phases() []PhaseInfo {
 			nil, []Phase{Switching, RolledBack, Aborted, Failed}},
 		{Switching, RunsNowhere, "stop the source, move the device state, the target loads it", "kill the target, wait for its death, give the source its run state back",
 			[]Act{ActStopSource, ActLoadTarget}, []Phase{Committing, RolledBack, Failed}},
-		// RolledBack only when QEMU itself refuses to run the target, which proves that it never ran.
-		{Committing, RunsEither, "both sides have reported success: run the target", "only if the target refuses: kill it, wait for its death, run the source",
+		// RolledBack only where it is proved that the target never ran: QEMU refuses to run it, or dies without having said RESUME.
+		{Committing, RunsEither, "both sides have reported success: run the target", "only if the target has provably not run: kill it, wait for its death, run the source",
 			[]Act{ActRunTarget}, []Phase{Committed, RolledBack, Failed}},
 		{Committed, RunsInTarget, "the target's answer has been seen", "",
 			nil, []Phase{Draining, Failed}}, // Failed: the guest stood, and the target has died before the source was ended

@@ -18,6 +18,9 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := roomForRAM(m.spec, wants(p.line)); err != nil {
+		return err
+	}
 	if m.memory, err = memory.Create(m.spec.Memory, m.spec.Name, wants(p.line)); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"qlive/flip/memory"
 	"qlive/internal/atomicfile"
 	"qlive/internal/cgroup"
 	"qlive/internal/proc"
@@ -155,6 +156,22 @@ func (p place) remove() error {
 		return nil
 	}
 	return p.group.Remove()
+}
+
+// roomForRAM is an error if a VM's limit of memory has no room for its RAM, as far as that counts: huge pages do not.
+func roomForRAM(spec vmstate.VMSpec, ram []memory.Want) error {
+	var bytes uint64
+	for _, w := range ram {
+		if w.PageBytes == 0 && (spec.Memory.Backing == "" || spec.Memory.Backing == vmstate.Memfd) {
+			bytes += w.SizeBytes
+		}
+	}
+	limit := spec.Limits.MemoryBytes
+	if limit == 0 || limit > bytes {
+		return nil
+	}
+	return vmstate.Errorf(vmstate.Invalid, "cannot keep %s within %s of memory: its RAM alone is %s", spec.Name, scarcity.MiB(limit), scarcity.MiB(bytes)).
+		With("raise the limit: beside guest RAM it must have room for two QEMUs, which there are during a handoff")
 }
 
 // room is an error if a second QEMU will hardly find the memory that it needs beside the first: what that has for itself, guest RAM left out.

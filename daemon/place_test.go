@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"qlive/flip/memory"
 	"qlive/internal/cgroup"
 	"qlive/internal/qemu"
 	"qlive/vmstate"
@@ -51,6 +52,30 @@ func TestRoomForASecondQEMU(t *testing.T) {
 		}
 	}
 	must(t, place{}.room("vm1", source))
+}
+
+func TestRoomForRAM(t *testing.T) {
+	ordinary, huge := memory.Want{Name: "pc.ram", SizeBytes: 256 << 20}, memory.Want{Name: "m", SizeBytes: 1 << 30, PageBytes: 2 << 20}
+	for name, tt := range map[string]struct {
+		limit   uint64
+		backing vmstate.Backing
+		ram     []memory.Want
+		refused bool
+	}{
+		"no limit":        {0, "", []memory.Want{ordinary}, false},
+		"room":            {512 << 20, "", []memory.Want{ordinary}, false},
+		"none":            {256 << 20, "", []memory.Want{ordinary}, true},
+		"huge pages":      {64 << 20, vmstate.Hugetlb, []memory.Want{ordinary}, false},
+		"some are huge":   {300 << 20, "", []memory.Want{ordinary, huge}, false},
+		"two are not":     {300 << 20, vmstate.Memfd, []memory.Want{ordinary, ordinary}, true},
+		"no RAM to count": {1, "", nil, false},
+	} {
+		spec := vmstate.VMSpec{Name: "vm1", Memory: vmstate.MemorySpec{Backing: tt.backing}, Limits: vmstate.Limits{MemoryBytes: tt.limit}}
+		err := roomForRAM(spec, tt.ram)
+		if (err != nil) != tt.refused || err != nil && (vmstate.KindOf(err) != vmstate.Invalid || !strings.Contains(err.Error(), "its RAM alone is")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestCgroupNames(t *testing.T) {

@@ -138,25 +138,45 @@ func (b *Binary) judge(f *os.File, depth int) error {
 		return vmstate.Errorf(vmstate.Host, "cannot open %s: %w", b.Path, cause(err))
 	}
 	defer readable.Close()
-	head := make([]byte, 256)
+	head := make([]byte, headBytes)
 	n, _ := readable.ReadAt(head, 0) // an empty file is no script
-	interpreter, isScript := strings.CutPrefix(string(head[:n]), "#!")
+	interpreter, isScript := interpreterOf(head[:n])
 	if !isScript {
 		return nil
 	}
 	b.Script = true
-	line, _, _ := strings.Cut(interpreter, "\n")
-	words := strings.Fields(line)
-	if len(words) == 0 || !filepath.IsAbs(words[0]) || filepath.Base(words[0]) == "env" {
+	if !filepath.IsAbs(interpreter) || filepath.Base(interpreter) == "env" {
 		return denied(b.Path, "it is a script that does not name its interpreter's path", "begin it with a line such as #!/bin/sh")
 	}
-	_, program, err := admit(words[0], depth+1)
+	_, program, err := admit(interpreter, depth+1)
 	if err != nil {
 		p := vmstate.ProblemOf(err)
 		return &vmstate.Error{Kind: p.Kind(), Detail: "cannot run " + b.Path + ", because of its interpreter: " + p.Detail, Remedy: p.Remedy, Err: err}
 	}
 	_ = program.Close() // nothing was written to it
 	return nil
+}
+
+// headBytes is how much of a file the kernel looks at (BINPRM_BUF_SIZE).
+const headBytes = 256
+
+// interpreterOf tells whether a file that begins with head is a script, and finds the path of its interpreter as the kernel does (fs/binfmt_script.c): only
+// spaces and tabs stand between words, a zero byte ends the line, and what does not end within the head is none.
+func interpreterOf(head []byte) (path string, isScript bool) {
+	line, isScript := strings.CutPrefix(string(head[:min(len(head), headBytes)]), "#!")
+	if !isScript {
+		return "", false
+	}
+	line, _, whole := strings.Cut(line, "\n")
+	line = strings.TrimLeft(line, " \t")
+	end := strings.IndexAny(line, " \t\x00")
+	switch {
+	case end >= 0:
+		line = line[:end]
+	case !whole && len(head) >= headBytes:
+		line = ""
+	}
+	return line, true
 }
 
 // byDescriptor is the path by which the process that has descriptor fd reaches its file, whatever becomes of the file's own path.

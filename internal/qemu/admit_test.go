@@ -154,6 +154,44 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+func TestInterpreterOf(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	for head, want := range map[string]string{
+		"":                               "-",
+		"\x7fELF":                        "-",
+		"#!":                             "",
+		"#!/bin/sh":                      "/bin/sh",
+		"#! \t/bin/sh -e\nexit":          "/bin/sh",
+		"#!/bin/sh\r\n":                  "/bin/sh\r", // as the kernel has it: no such file
+		"#!/bin/sh\u00a0-e\n":            "/bin/sh\u00a0-e",
+		"#!/bin/sh\x00/bin/bash\n":       "/bin/sh",
+		"#!\n/bin/sh\n":                  "",
+		"#!/" + long:                     "",
+		"#!/bin/sh " + long:              "/bin/sh",
+		"#!/" + long[:200] + "\n" + long: "/" + long[:200],
+	} {
+		got, isScript := qemu.InterpreterOf([]byte(head))
+		if !isScript {
+			got += "-"
+		}
+		if got != want {
+			t.Errorf("%.20q: %q, want %q", head, got, want)
+		}
+	}
+}
+
+func FuzzInterpreterOf(f *testing.F) {
+	for _, head := range []string{"", "#!", "#!/bin/sh\n", "#! /bin/sh -e\n", "#!\t\x00\n", "\x7fELF", "#!" + strings.Repeat(" ", 300) + "/bin/sh"} {
+		f.Add([]byte(head))
+	}
+	f.Fuzz(func(t *testing.T, head []byte) {
+		path, isScript := qemu.InterpreterOf(head)
+		if isScript && strings.ContainsAny(path, " \t\n\x00") || len(path) > 254 || isScript != strings.HasPrefix(string(head), "#!") {
+			t.Errorf("%q, %t", path, isScript)
+		}
+	})
+}
+
 func TestPatterns(t *testing.T) {
 	path := write(t, folder(t, 0o755)+"/qemu-system-x86_64", "\x7fELF", 0o755)
 	dir := filepath.Dir(path)

@@ -5,6 +5,9 @@ import "time"
 // Environment is environment.
 var Environment = environment
 
+// InterpreterOf is interpreterOf.
+var InterpreterOf = interpreterOf
+
 // SetTimeout changes how long a probe may take.
 func (p *Prober) SetTimeout(d time.Duration) { p.timeout = d }
 

@@ -336,7 +336,10 @@ func TestRecoverInterrupted(t *testing.T) {
 				t.Fatal("no failpoint was reached")
 			}
 			for _, point := range reached {
-				t.Run(point, func(t *testing.T) { interrupt(t, w, point) })
+				t.Run(point, func(t *testing.T) {
+					t.Parallel()
+					interrupt(t, w, point)
+				})
 			}
 		})
 	}

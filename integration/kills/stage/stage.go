@@ -129,9 +129,6 @@ func (s *Stage) forget() error {
 	return nil
 }
 
-// Logf tells something.
-func (s *Stage) Logf(format string, args ...any) { s.logf(format, args...) }
-
 // Close ends all that is left, by the identities that were seen, and removes the folder unless it is to be kept.
 func (s *Stage) Close(keep bool) error {
 	var errs []error

@@ -3,7 +3,6 @@ package stage
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -200,11 +199,4 @@ func (w *Witness) Check() error {
 		return nil
 	}
 	return report.Check()
-}
-
-// Tags are the verifications seen, for messages.
-func (w *Witness) Tags() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Sorted(maps.Keys(w.mems))
 }

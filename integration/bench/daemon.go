@@ -38,7 +38,7 @@ func startService(ctx context.Context, binary, dir string, withTree bool) (*serv
 	}
 	socket, config := filepath.Join(dir, "qlive.sock"), filepath.Join(dir, "qlive.yaml")
 	// What the machine's own daemon is told does not hold for this one.
-	err := os.WriteFile(config, nil, 0o600)
+	err := os.WriteFile(config, []byte("cgroup: none\n"), 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot configure the daemon: %w", err)
 	}

@@ -222,7 +222,7 @@ func (p *place) furnish(program string, c cast) error {
 			return cannotMake(err)
 		}
 	}
-	config := fmt.Sprintf("socket: %s\nmount: %s\nrun_dir: %s\nstate_dir: %s\ngroup: root\n", p.socket(), p.tree(), p.file("run"), p.file("state"))
+	config := fmt.Sprintf("socket: %s\nmount: %s\nrun_dir: %s\nstate_dir: %s\ngroup: root\ncgroup: none\n", p.socket(), p.tree(), p.file("run"), p.file("state"))
 	if err := os.WriteFile(p.config(), []byte(config), 0o600); err != nil {
 		return cannotMake(err)
 	}

@@ -72,7 +72,8 @@ func NewDaemon(t testing.TB, opts DaemonOptions) *Daemon {
 		l.Mount = "none"
 	}
 	config := filepath.Join(l.Dir, "qlive.yaml")
-	text := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\n%s", l.Env.Cache+"/qemu/*/qemu-system-x86_64", opts.Config)
+	// No cgroups: a daemon that has been killed leaves its own behind.
+	text := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\ncgroup: none\n%s", l.Env.Cache+"/qemu/*/qemu-system-x86_64", opts.Config)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func Open(ctx context.Context, logf func(string, ...any)) (*Stage, error) {
 		Env: e, Dir: dir, Mount: filepath.Join(dir, "mnt"), initrd: initrd, program: filepath.Join(dir, "qlive"), logf: logf, open: make(map[string]*Guest),
 	}
 	s.Client = client.New(s.socket())
-	config := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\n", e.Cache+"/qemu/*/qemu-system-x86_64")
+	config := fmt.Sprintf("allowed_binaries: [%q]\nlog_level: debug\ncgroup: none\n", e.Cache+"/qemu/*/qemu-system-x86_64")
 	if err := os.WriteFile(s.config(), []byte(config), 0o600); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -53,6 +53,23 @@ func TestUpgradeOfTheDaemon(t *testing.T) {
 	vm.CheckMemory()
 }
 
+// SIGTERM while the guest is being switched over: the handoff goes to an end before the daemon does. It is undone if the guest did not stand yet.
+func TestTerminatedInSwitching(t *testing.T) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Failpoints: "flip.load.before=1*delay(400ms)"})
+	vm := d.Boot(lab.Spec{Guest: small()})
+	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), MaxPauseMS: 20_000})
+	reach(d, t, id, vmstate.Switching)
+	d.Terminate()
+	one(d, t)
+	d.Start()
+	m := vm.Wait(id)
+	has := map[vmstate.Phase]int{vmstate.Completed: m.To.PID, vmstate.RolledBack: m.From.PID}[m.Phase]
+	if v := vm.Show(); v.PID != has || v.Status != vmstate.Running || (m.PauseUS == nil) != (m.Phase == vmstate.RolledBack) {
+		t.Errorf("the VM is %s, pid %d; the migration is remembered as %+v, error %+v", v.Status, v.PID, m, m.Error)
+	}
+	vm.CheckMemory()
+}
+
 // lastEvent is the first event after number after that comes.
 func lastEvent(t *testing.T, d *lab.Daemon, after uint64) vmstate.Event {
 	t.Helper()

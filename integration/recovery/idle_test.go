@@ -23,9 +23,12 @@ func TestKilledAtRest(t *testing.T) {
 	vm := d.Boot(lab.Spec{Guest: small()})
 	before := vm.Show()
 	d.Kill()
-	vm.AwaitBeats(500)
+	vm.AwaitBeats(1500) // each of them a line on the console, which nobody reads through QEMU
 	d.Start()
 	same(t, before, vm.Show())
+	if got := d.Cat(vm.Name, "status") + " " + d.Cat("health"); got != "running ok" {
+		t.Errorf("the tree, mounted anew, says %q", got)
+	}
 	vm.AwaitBeats(50)
 	m := vm.HandOver(env.Newest, "")
 

@@ -17,7 +17,7 @@ type Tally struct {
 	Epochs    int
 	Attempted int // handoffs asked for
 	Ends      map[vmstate.Phase]int
-	Unheard   int // the daemon died before it had written down that it was asked
+	Unheard   int // the daemon died before it had answered: the id is not known
 	Kills     map[stage.Party]int
 	Hangs     map[stage.Party]int
 	Both      int // QEMU and daemon at once
@@ -87,7 +87,7 @@ func (t *Tally) Table() string {
 	row("rolled back", t.Ends[vmstate.RolledBack])
 	row("cancelled", t.Ends[vmstate.Aborted])
 	row("failed", t.Ends[vmstate.Failed])
-	row("not written down before the daemon died", t.Unheard)
+	row("the daemon died before it had answered the request", t.Unheard)
 	row("kills", t.AllKills())
 	row("of the daemon, in a handoff", t.Kills[stage.Daemon])
 	row("of the daemon, at rest", t.AtRest)

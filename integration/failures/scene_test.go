@@ -221,7 +221,7 @@ func (s *scene) settle(t *testing.T, before inventory) {
 	t.Helper()
 	deadline := time.Now().Add(lab.Limit / 3)
 	for {
-		changed := diff.Diff(before, s.look(t))
+		changed := diff.Diff(before, s.look(t).noFewer(before))
 		if changed == "" {
 			return
 		}

@@ -9,8 +9,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 FUZZTIME ?= 30s
 TIMEOUT ?= 60m
 
-# They look at the whole host, its memory, huge pages and limits, or measure: nothing else runs beside them.
-ALONE := /integration/(bench|confined|demo|faces|start)(/|$$)
+# They look at the memory and the huge pages of the whole host: nothing else runs beside them.
+ALONE := /integration/(demo|faces|start)(/|$$)
 
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.
@@ -46,7 +46,7 @@ unit: ## tests that need no guest, with the race detector
 	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v '^qlive/integration/')
 
 integration: ## real QEMUs, real guests, real mounts
-	go test -count=1 -p 2 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -vE '$(ALONE)')
+	go test -count=1 -p 3 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -vE '$(ALONE)')
 	go test -count=1 -p 1 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -E '$(ALONE)')
 
 kills: ## every failpoint, every party killed and hung there: the whole matrix

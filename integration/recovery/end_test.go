@@ -11,6 +11,7 @@ import (
 
 	"qlive/integration/env"
 	"qlive/integration/lab"
+	"qlive/internal/proc"
 	"qlive/restapi/client"
 	"qlive/vmstate"
 )
@@ -106,8 +107,8 @@ func TestQEMUEndsUnseen(t *testing.T) {
 			d.Kill()
 			tt.end(t, pid)
 			d.Eventually("the QEMU is gone", func() error {
-				if len(d.QEMUs(t)) > 0 {
-					return vmstate.Errorf(vmstate.Timeout, "it is there")
+				if stat, err := proc.ReadStat(pid); err == nil && !stat.Ended() {
+					return vmstate.Errorf(vmstate.Timeout, "it is there, in state %c", stat.State)
 				}
 				return nil
 			})

@@ -19,6 +19,10 @@ const (
 	lastRetry  = 20 * time.Millisecond
 )
 
+// maxHangUps is how often QEMU may hang up on a new client before that is its last word. It does so now and then on one that comes while it is still
+// parting with the one before.
+const maxHangUps = 3
+
 // Dial connects to the monitor at path and negotiates. A socket that does not exist yet, or that nobody serves yet, is
 // tried again until ctx ends or the process has exited.
 func Dial(ctx context.Context, path string, opts Options) (*Client, error) {
@@ -26,15 +30,19 @@ func Dial(ctx context.Context, path string, opts Options) (*Client, error) {
 		return nil, fmt.Errorf("cannot connect to the monitor at %s: the path has %d bytes, a socket's may have %d; choose a shorter folder",
 			path, len(path), maxPath)
 	}
-	conn, err := connect(ctx, path, opts.Exited)
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect to the monitor at %s: %w", path, err)
+	for hangUps := 1; ; hangUps++ {
+		conn, err := connect(ctx, path, opts.Exited)
+		if err != nil {
+			return nil, fmt.Errorf("cannot connect to the monitor at %s: %w", path, err)
+		}
+		c, err := New(ctx, conn, opts)
+		if err == nil {
+			return c, nil
+		}
+		if !errors.Is(err, ErrClosed) || hangUps == maxHangUps || ctx.Err() != nil {
+			return nil, fmt.Errorf("cannot use the monitor at %s: %w", path, err)
+		}
 	}
-	c, err := New(ctx, conn, opts)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the monitor at %s: %w", path, err)
-	}
-	return c, nil
 }
 
 func connect(ctx context.Context, path string, exited <-chan struct{}) (*net.UnixConn, error) {

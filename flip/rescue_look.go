@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -120,14 +119,13 @@ func (v *view) words(s recovery.Sight) string {
 
 // strangers are the processes other than those named that map some of the guest's RAM.
 func strangers(set *memory.Set, known ...int) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
+	all, err := proc.PIDs()
 	if err != nil {
 		return nil, fmt.Errorf("cannot see who maps the guest's RAM: %w", err)
 	}
 	var pids []int
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || slices.Contains(known, pid) {
+	for _, pid := range all {
+		if slices.Contains(known, pid) {
 			continue
 		}
 		maps, err := proc.ReadMaps(pid)

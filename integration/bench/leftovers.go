@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,14 +15,13 @@ import (
 // endLeftovers kills every process whose command line names dir, and waits until it is gone. The folder was made for this run
 // alone, so they are its own: QEMUs of a daemon that was interrupted in the middle of a handoff, or that has died.
 func endLeftovers(dir string) error {
-	found, err := filepath.Glob("/proc/[0-9]*")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, path := range found {
-		pid, err := strconv.Atoi(filepath.Base(path))
-		if err != nil || pid == os.Getpid() || !names(pid, dir) {
+	for _, pid := range pids {
+		if pid == os.Getpid() || !names(pid, dir) {
 			continue
 		}
 		if err := endLeftover(pid, dir); err != nil {
@@ -36,7 +33,7 @@ func endLeftovers(dir string) error {
 
 // names tells whether the command line of a process names dir; it does not once the process has ended.
 func names(pid int, dir string) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	text, err := proc.ReadCmdline(pid)
 	return err == nil && bytes.Contains(text, []byte(dir))
 }
 

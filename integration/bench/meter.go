@@ -80,15 +80,11 @@ func familyCPU(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return 0, err
 	}
-	for _, e := range entries {
-		child, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, child := range pids {
 		if used, parent, err := cpuOf(child); err == nil && parent == pid { // an error: it has ended meanwhile
 			total += used
 		}

@@ -26,17 +26,17 @@ func TestPlaceOutlivesTheDaemon(t *testing.T) {
 	}})
 	vm := d.Lab.Start(lab.Spec{Bare: true})
 	source := vm.Show()
-	user, group := status(t, source.PID, "Uid"), proc(t, source.PID, "cgroup")
+	user, group := status(t, source.PID, "Uid"), procFile(t, source.PID, "cgroup")
 	more = "user: root\ncgroup: qlive-elsewhere\n"
 	d.Restart()
 	m := vm.HandOver(env.Newest, vmstate.WayDeviceState)
 	if now := status(t, m.To.PID, "Uid"); now != user {
 		t.Errorf("it runs as %s, it ran as %s", now, user)
 	}
-	if now := proc(t, m.To.PID, "cgroup"); now != group {
+	if now := procFile(t, m.To.PID, "cgroup"); now != group {
 		t.Errorf("it runs in %s, it ran in %s", now, group)
 	}
-	if score := proc(t, m.To.PID, "oom_score_adj"); score != "0" {
+	if score := procFile(t, m.To.PID, "oom_score_adj"); score != "0" {
 		t.Errorf("its oom_score_adj is %s", score)
 	}
 	folder := cgroupFolder(t, m.To.PID)

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 	"qlive/integration/guest"
 	"qlive/integration/lab"
 	"qlive/internal/failpoint"
+	"qlive/internal/proc"
 	"qlive/vmstate"
 )
 
@@ -70,8 +70,8 @@ func (s *scene) script(t *testing.T, name, version, text string) string {
 	return path
 }
 
-// proc reads a file of a process.
-func proc(t *testing.T, pid int, name string) string {
+// procFile reads a file of a process.
+func procFile(t *testing.T, pid int, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 	if err != nil {
@@ -83,7 +83,7 @@ func proc(t *testing.T, pid int, name string) string {
 // status is a line of /proc/PID/status, its fields with single spaces between them.
 func status(t *testing.T, pid int, name string) string {
 	t.Helper()
-	for line := range strings.Lines(proc(t, pid, "status")) {
+	for line := range strings.Lines(procFile(t, pid, "status")) {
 		if value, ok := strings.CutPrefix(line, name+":"); ok {
 			return strings.Join(strings.Fields(value), " ")
 		}
@@ -96,22 +96,13 @@ func status(t *testing.T, pid int, name string) string {
 func children(t *testing.T) []int {
 	t.Helper()
 	parents := map[int]int{}
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue // it has just ended
-		}
-		rest := string(stat[strings.LastIndexByte(string(stat), ')')+1:])
-		if parent, err := strconv.Atoi(strings.Fields(rest)[1]); err == nil {
-			parents[pid] = parent
+	for _, pid := range pids {
+		if stat, err := proc.ReadStat(pid); err == nil { // else it has just ended
+			parents[pid] = stat.Parent
 		}
 	}
 	var list []int

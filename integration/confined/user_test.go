@@ -37,15 +37,15 @@ func TestConfinedAlike(t *testing.T) {
 	s.alike(t, source.PID, "0")
 	for i, version := range []string{env.Newest, env.Backport, env.Stable, env.Installed} {
 		m := s.hold(t, vm, s.Env.QEMU(version))
-		if score := proc(t, m.To.PID, "oom_score_adj"); score != "1000" {
+		if score := procFile(t, m.To.PID, "oom_score_adj"); score != "1000" {
 			t.Errorf("the oom_score_adj of one that waits is %s", score)
 		}
-		if source, target := proc(t, m.From.PID, "cgroup"), proc(t, m.To.PID, "cgroup"); source != target || !strings.HasSuffix(target, "/vm1") {
+		if source, target := procFile(t, m.From.PID, "cgroup"), procFile(t, m.To.PID, "cgroup"); source != target || !strings.HasSuffix(target, "/vm1") {
 			t.Errorf("the cgroups are %s and %s", source, target)
 		}
 		s.goOn(t, vm, m.ID)
 		s.alike(t, m.To.PID, "0")
-		if name := proc(t, m.To.PID, "comm"); name != "qemu-system-x86" {
+		if name := procFile(t, m.To.PID, "comm"); name != "qemu-system-x86" {
 			t.Errorf("the process is called %q", name)
 		}
 		if i == 0 {
@@ -77,7 +77,7 @@ func (s *scene) alike(t *testing.T, pid int, score string) {
 			t.Errorf("%s of process %d is %s, want %s", name, pid, got, want)
 		}
 	}
-	if got := proc(t, pid, "oom_score_adj"); got != score {
+	if got := procFile(t, pid, "oom_score_adj"); got != score {
 		t.Errorf("the oom_score_adj is %s, want %s", got, score)
 	}
 }
@@ -191,7 +191,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := proc(t, vm.PID, "oom_score_adj"); got != "200" {
+	if got := procFile(t, vm.PID, "oom_score_adj"); got != "200" {
 		t.Errorf("the oom_score_adj is %s", got)
 	}
 	groups := cgroupFolder(t, vm.PID)
@@ -210,7 +210,7 @@ func cgroupFolder(t *testing.T, pid int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(proc(t, pid, "cgroup")) {
+	for line := range strings.Lines(procFile(t, pid, "cgroup")) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
 			if !strings.HasSuffix(path, "/vm1") {
 				t.Fatalf("process %d is in %s", pid, path)

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -186,17 +186,8 @@ func (p *place) killOne(pid int) {
 
 // processes are those of the run; what has ended and was not waited for is none.
 func (p *place) processes() ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var list []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && p.owns(pid) {
-			list = append(list, pid)
-		}
-	}
-	return list, nil
+	pids, err := proc.PIDs()
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == os.Getpid() || !p.owns(pid) }), err
 }
 
 func (p *place) owns(pid int) bool {

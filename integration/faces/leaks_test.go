@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,16 +78,9 @@ func goroutines() map[string]int {
 	return count
 }
 
-func processes() (n int) {
-	entries, _ := os.ReadDir("/proc") // it is always there
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if s, err := proc.ReadStat(pid); err == nil && s.Parent == os.Getpid() {
-				n++
-			}
-		}
-	}
-	return n
+func processes() int {
+	children, _ := proc.Children(os.Getpid()) // /proc is always there
+	return len(children)
 }
 
 func (s *scene) belongings(t *testing.T) belongings {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,11 +125,11 @@ func socketsAt(t *testing.T, path string) []string {
 // children are the processes that this process has started and not yet buried.
 func children() []int {
 	var list []int
-	for _, pid := range processes() {
-		if s, err := proc.ReadStat(pid); err == nil && s.Parent == os.Getpid() {
-			list = append(list, pid)
-		}
+	stats, _ := proc.Children(os.Getpid()) // /proc is always there
+	for _, s := range stats {
+		list = append(list, s.PID)
 	}
+	slices.Sort(list)
 	return list
 }
 
@@ -168,13 +167,7 @@ func openers(is func(link string, stat *syscall.Stat_t) bool) []int {
 }
 
 func processes() []int {
-	entries, _ := os.ReadDir("/proc") // it is always there
-	var list []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			list = append(list, pid)
-		}
-	}
+	list, _ := proc.PIDs() // /proc is always there
 	slices.Sort(list)
 	return list
 }

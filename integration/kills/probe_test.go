@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,20 +52,12 @@ func TestProbeDiesWithTheDaemon(t *testing.T) {
 
 // child finds a child of a process by a part of its command line.
 func child(parent int, part string) (proc.Stat, error) {
-	entries, err := os.ReadDir("/proc")
+	children, err := proc.Children(parent)
 	if err != nil {
 		return proc.Stat{}, err
 	}
-	for _, e := range entries {
-		var pid int
-		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
-			continue
-		}
-		stat, err := proc.ReadStat(pid)
-		if err != nil || stat.Parent != parent {
-			continue
-		}
-		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && bytes.Contains(line, []byte(part)) {
+	for _, stat := range children {
+		if line, err := proc.ReadCmdline(stat.PID); err == nil && bytes.Contains(line, []byte(part)) {
 			return stat, nil
 		}
 	}

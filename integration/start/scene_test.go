@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -150,13 +149,9 @@ func look(t *testing.T, l *lab.Lab) stock {
 
 // children are the processes that this process, in which the daemon lives, has started and not yet buried.
 func children() (list []int) {
-	entries, _ := os.ReadDir("/proc") // it is always there
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if s, err := proc.ReadStat(pid); err == nil && s.Parent == os.Getpid() {
-				list = append(list, pid)
-			}
-		}
+	stats, _ := proc.Children(os.Getpid()) // /proc is always there
+	for _, s := range stats {
+		list = append(list, s.PID)
 	}
 	return list
 }

@@ -1,4 +1,4 @@
-// Package proc reads what the kernel says of processes and memory: /proc/PID/maps, stat, status and pagemap,
+// Package proc reads what the kernel says of processes and memory: /proc/PID/maps, stat, status, cmdline and pagemap,
 // /proc/meminfo and mountinfo, and the pools of huge pages in sysfs.
 //
 // Each file has a pure parser, which takes its text, and a reader, which opens it. What a parser does not understand is an

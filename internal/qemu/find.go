@@ -2,8 +2,6 @@ package qemu
 
 import (
 	"bytes"
-	"os"
-	"strconv"
 	"strings"
 
 	"qlive/internal/proc"
@@ -14,22 +12,18 @@ import (
 // binary. They must be many enough to be nobody else's, as those of a QEMU are that name its own folder. It is for whoever started a
 // process and died before he could write down which one it was. The error is of kind NotFound if there is none.
 func Find(args []string) (Identity, error) {
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return Identity{}, vmstate.Errorf(vmstate.Host, "cannot look through the processes: %w", err)
 	}
 	want := []byte("\x00" + strings.Join(args, "\x00") + "\x00")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
+	for _, pid := range pids {
 		// The start time before and after: the process whose arguments these are.
 		before, err := proc.ReadStat(pid)
 		if err != nil || before.Ended() {
 			continue
 		}
-		line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		line, err := proc.ReadCmdline(pid)
 		if err != nil || !bytes.HasSuffix(line, want) {
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qlive/internal/proc"
+	"qlive/internal/qemu/cmdline"
 	"qlive/vmstate"
 )
 
@@ -264,6 +265,13 @@ func (p *Process) Ended(what string) *vmstate.Error {
 	e := vmstate.Errorf(vmstate.QEMU, "cannot %s: QEMU (process %d) %s", what, p.id.PID, exit)
 	e.Words = p.Tail(Words)
 	return e
+}
+
+// BrokeOff tells of a QEMU that has ended, and whose end nobody has seen, whether it was killed or has crashed: one that ends by itself removes its
+// socket.
+func BrokeOff(line *cmdline.Line) bool {
+	_, err := os.Lstat(line.Monitor)
+	return err == nil
 }
 
 // cause is err without the path that a message names already.

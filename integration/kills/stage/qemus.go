@@ -106,15 +106,14 @@ const enoughLooks = 100
 
 // find gives the QEMUs that are not in known.
 func (f *finder) find(known map[int]*QEMU) ([]*QEMU, error) {
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return nil, err
 	}
 	var list []*QEMU
-	there := make(map[int]int, len(entries))
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || known[pid] != nil && !known[pid].dead {
+	there := make(map[int]int, len(pids))
+	for _, pid := range pids {
+		if known[pid] != nil && !known[pid].dead {
 			continue
 		}
 		there[pid] = f.looks[pid] + 1
@@ -135,7 +134,7 @@ func (f *finder) find(known map[int]*QEMU) ([]*QEMU, error) {
 
 // look gives the process as a QEMU, nil if it is none.
 func (f *finder) look(pid int) (*QEMU, error) {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	line, err := proc.ReadCmdline(pid)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil, nil
 	}

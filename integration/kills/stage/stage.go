@@ -82,8 +82,9 @@ func (s *Stage) vms() string { return filepath.Join(s.Dir, "run", "vms") }
 // orphans ends what daemons have started and nobody knows of any more, which should be nothing.
 func (s *Stage) orphans() error {
 	var errs []error
-	for _, stat := range adopted() {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", stat.PID))
+	children, _ := proc.Children(os.Getpid()) // /proc is always there
+	for _, stat := range children {
+		line, err := proc.ReadCmdline(stat.PID)
 		if err != nil || stat.Ended() || !bytes.Contains(line, []byte("qemu-system")) {
 			continue
 		}
@@ -95,27 +96,12 @@ func (s *Stage) orphans() error {
 
 // bury waits for the children of dead daemons that have ended too. It is done while there is no daemon: that one is waited for elsewhere.
 func (s *Stage) bury() {
-	for _, stat := range adopted() {
+	children, _ := proc.Children(os.Getpid()) // /proc is always there
+	for _, stat := range children {
 		if stat.Ended() {
 			_, _ = unix.Wait4(stat.PID, nil, unix.WNOHANG, nil) // one that still has threads is buried the next time
 		}
 	}
-}
-
-// adopted are the children of this process.
-func adopted() []proc.Stat {
-	paths, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is right
-	var list []proc.Stat
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		if stat, err := proc.ParseStat(string(text)); err == nil && stat.Parent == os.Getpid() {
-			list = append(list, stat)
-		}
-	}
-	return list
 }
 
 // forget moves away what daemons have left.

@@ -151,8 +151,8 @@ func (r *rewriter) complete() error {
 		r.add("without a display option QEMU opens a window or listens on a port for VNC, and a second process cannot", "-display", "none")
 	}
 	r.line.Monitor = r.own("qmp.sock")
-	r.add("qlive's own monitor", "-chardev", "socket,id=qlive-qmp,path="+escape(r.line.Monitor)+",server=on,wait=off",
-		"-mon", "chardev=qlive-qmp,mode=control")
+	r.add("qlive's own monitor", "-chardev", monitorAt+escape(r.line.Monitor)+",server=on,wait=off",
+		"-mon", "chardev="+monitorID+",mode=control")
 	if !r.line.Paused {
 		r.add("qlive checks the guest before its first instruction, then lets it go", "-S")
 	}
@@ -164,6 +164,15 @@ func (r *rewriter) complete() error {
 
 // maxSocketPath is what fits into a unix socket's address.
 const maxSocketPath = 107
+
+// How qlive's own monitor stands in a command line.
+const (
+	monitorID = "qlive-qmp"
+	monitorAt = "socket,id=" + monitorID + ",path="
+)
+
+// MonitorBelow tells whether an argument of a QEMU makes qlive's own monitor somewhere below a folder.
+func MonitorBelow(dir, arg string) bool { return strings.HasPrefix(arg, monitorAt+escape(dir)+"/") }
 
 func (r *rewriter) checkPaths() error {
 	paths := []string{r.line.Monitor}

@@ -84,7 +84,7 @@ func (m *machine) find(ctx context.Context, l *left) *found {
 	for _, w := range l.vm.Generations {
 		g, err := attach(w)
 		if err != nil {
-			if kind := vmstate.KindOf(err); kind != vmstate.Lost && kind != vmstate.NotFound {
+			if !gone(err) {
 				m.log.Error().Err(err).Int("generation", w.Number).Msg("QEMU not looked after")
 			}
 			continue
@@ -120,7 +120,7 @@ func (f *found) sides(a *attempt) {
 	}
 }
 
-// attach takes hold of a QEMU that was written down. The error is of kind Lost or NotFound if there is none any more.
+// attach takes hold of a QEMU that was written down. If there is none any more the error is one of gone's.
 func attach(w record.Generation) (*generation, error) {
 	id := w.Process
 	if id == (qemu.Identity{}) { // its starter died in between
@@ -137,6 +137,12 @@ func attach(w record.Generation) (*generation, error) {
 	}
 	g.side = &flip.Side{Process: process, Binary: binary.Path, Version: w.Version, Dir: w.Dir}
 	return g, nil
+}
+
+// gone tells whether attach's error says that the QEMU is not there any more.
+func gone(err error) bool {
+	kind := vmstate.KindOf(err)
+	return kind == vmstate.Lost || kind == vmstate.NotFound
 }
 
 // reopen finds the guest's RAM again. A guest whose RAM is not to be found runs on, and is not handed over.
@@ -212,9 +218,7 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 	if err != nil {
 		m.log.Warn().Err(err).Msg("run state not read")
 	}
-	if err := g.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
-		m.log.Warn().Err(err).Msg("oom_score_adj not set")
-	}
+	m.score(g)
 	if m.memory != nil {
 		m.d.custody.keep(m.spec.Name, m.memory)
 	}
@@ -252,7 +256,14 @@ func (m *machine) welcome(ctx context.Context, g *generation) (qmp.RunState, err
 	return status.Status, err
 }
 
-// arrivedLocked counts a handoff to g that the journal knows of and that was not written down any more.
+// score tells the kernel that this QEMU has the guest, should memory run out.
+func (m *machine) score(g *generation) {
+	if err := g.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
+		m.log.Warn().Err(err).Msg("oom_score_adj not set")
+	}
+}
+
+// arrivedLocked counts a handoff to g, unless it has been: one that the journal knows of may not have been written down any more.
 func (m *machine) arrivedLocked(g *generation) {
 	if m.lastKeeper == g.number {
 		return
@@ -261,6 +272,11 @@ func (m *machine) arrivedLocked(g *generation) {
 	if w, ok := (&record.VM{Generations: m.written}).Generation(m.lastKeeper); ok {
 		m.past = append(m.past, w.Binary.Path)
 	}
+	m.keepsLocked(g)
+}
+
+// keepsLocked makes g the newest generation that has had the guest: what is said in it belongs to the VM's texts.
+func (m *machine) keepsLocked(g *generation) {
 	m.logs = append(m.logs, g.log())
 	if c := g.console(); c != "" {
 		m.consoles = append(m.consoles, c)
@@ -271,16 +287,22 @@ func (m *machine) arrivedLocked(g *generation) {
 // haveLocked makes g the QEMU that has the guest, as far as anybody knows, with all that hangs on it.
 func (m *machine) haveLocked(g *generation) {
 	m.current = g
-	m.value.Regions = nil
-	for _, r := range m.memory.Regions() {
-		m.value.Regions = append(m.value.Regions, r.Value().Reset(g.side.Process.PID()))
-	}
+	m.value.Regions = m.ownedBy(g)
 	if m.names.links == nil {
 		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.line.Names)
 	}
 	if err := m.names.move(m.spec.Dir, g.line.Names); err != nil {
 		m.log.Warn().Err(err).Msg("public names not moved")
 	}
+}
+
+// ownedBy is the guest's RAM as it is while one QEMU alone has it.
+func (m *machine) ownedBy(g *generation) []vmstate.Region {
+	var list []vmstate.Region
+	for _, r := range m.memory.Regions() {
+		list = append(list, r.Value().Reset(g.side.Process.PID()))
+	}
+	return list
 }
 
 // begone shows a VM whose QEMU is alive and does not answer.
@@ -341,17 +363,14 @@ func (m *machine) endedBefore() {
 	m.goneLocked()
 }
 
-// endedUnseen is what becomes of a VM whose QEMU ended while no daemon looked. A QEMU that ends by itself removes its socket; one that is killed,
-// or crashes, leaves it.
+// endedUnseen is what becomes of a VM whose QEMU ended while no daemon looked.
 func (m *machine) endedUnseen(why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g, known := (&record.VM{Generations: m.written}).Generation(m.lastKeeper)
 	if known {
-		_, err := os.Lstat(g.Line.Monitor)
-		orderly := errors.Is(err, fs.ErrNotExist)
 		m.status = vmstate.Stopped
-		if !orderly && why == nil {
+		if qemu.BrokeOff(g.Line) && why == nil {
 			why = vmstate.Errorf(vmstate.QEMU, "cannot go on with %s: its QEMU, process %d, was killed or crashed while no daemon was watching", m.spec.Name, g.Process.PID).
 				With("see QEMU's log; start it again with `qlive start " + m.spec.Name + "`")
 		}

@@ -153,6 +153,20 @@ func (d *Daemon) Open(ctx context.Context) (err error) {
 	return nil
 }
 
+// every does something at this interval until the daemon is to end.
+func (d *Daemon) every(interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.running.Done():
+			return
+		case <-tick.C:
+			do()
+		}
+	}
+}
+
 // setReady says that every guest has been taken up, and what is wrong with the daemon itself.
 func (d *Daemon) setReady() {
 	d.condition.set("tree", d.unmounted)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"qlive/internal/definition"
@@ -54,11 +53,10 @@ func openDefinitions(dir string, c *condition) (*definitions, error) {
 	if err == nil {
 		err = d.Upgrade()
 	}
-	id, unknown := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if unknown != nil {
+	var unknown error
+	if d.bootID, unknown = definition.BootID(); unknown != nil {
 		err = errors.Join(err, vmstate.Errorf(vmstate.Host, "cannot tell whether the host has booted, so nothing is started by itself: %w", unknown))
 	}
-	d.bootID = strings.TrimSpace(string(id))
 	c.set(stateDir, err)
 	return d, nil
 }
@@ -129,11 +127,6 @@ func (d *definitions) look() []definition.Found {
 	return list
 }
 
-// booted tells whether the host has booted since the VM was started last.
-func (d *definitions) booted(def definition.Definition) bool {
-	return d.bootID != "" && def.BootID != d.bootID
-}
-
 // listDefined shows the VMs of the state directory that the run directory knows nothing of, stopped. The names of those that it knows have been
 // taken before.
 func (d *Daemon) listDefined() {
@@ -184,7 +177,7 @@ func (d *Daemon) followDefinitions() {
 			m.spec.Restart, m.spec.Autostart = spec.Restart, spec.Autostart
 			m.publishLocked()
 		}
-		if m.current == nil && !m.undecided && spec.Autostart && d.definitions.booted(f.Definition) {
+		if m.current == nil && !m.undecided && spec.Autostart && f.Definition.Booted(d.definitions.bootID) {
 			boot = append(boot, m)
 		}
 		m.mu.Unlock()

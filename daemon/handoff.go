@@ -183,16 +183,9 @@ func (r *run) publish(v vmstate.Migration) {
 // moveLocked makes the target the QEMU that has the guest.
 func (r *run) moveLocked() {
 	m := r.m
-	m.current, m.lastKeeper = r.target, r.target.number
-	m.completed++
-	m.past = append(m.past, r.source.binary.Path)
-	m.logs = append(m.logs, r.target.log())
-	if c := r.target.console(); c != "" {
-		m.consoles = append(m.consoles, c)
-	}
-	if err := r.target.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
-		m.log.Warn().Err(err).Msg("oom_score_adj not set")
-	}
+	m.arrivedLocked(r.target)
+	m.current = r.target
+	m.score(r.target)
 	if err := m.names.move(m.spec.Dir, r.target.line.Names); err != nil {
 		m.log.Warn().Err(err).Msg("public names not moved")
 	}

@@ -48,7 +48,7 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 		return err
 	}
 	defer undo(&err, func() error { m.names.remove(); return nil })
-	if m.journal, err = journal.Open(m.d.cfg.vmDir(m.spec.Name) + "/journal"); err != nil {
+	if m.journal, err = journal.Open(record.JournalOf(m.d.cfg.vmDir(m.spec.Name))); err != nil {
 		return err
 	}
 	defer undo(&err, m.journal.Close)
@@ -97,11 +97,8 @@ func (m *machine) checkFirst(ctx context.Context, g *generation) error {
 func (m *machine) begin(g *generation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.current, m.number, m.lastKeeper = g, g.number+1, g.number
-	m.logs = append(m.logs, g.log())
-	if c := g.console(); c != "" {
-		m.consoles = append(m.consoles, c)
-	}
+	m.current, m.number = g, g.number+1
+	m.keepsLocked(g)
 	m.status = vmstate.Starting
 	m.value = vmstate.VM{
 		Name: m.spec.Name, StartedAt: m.value.StartedAt, Machine: m.facts.Machine.Name,
@@ -110,10 +107,9 @@ func (m *machine) begin(g *generation) {
 	if m.whyAgain != "" {
 		m.value.Warnings = append(m.value.Warnings, m.whyAgain)
 	}
-	for _, r := range m.memory.Regions() {
-		v := r.Value().Reset(g.side.Process.PID())
-		m.value.Regions = append(m.value.Regions, v)
-		m.value.RAMBytes += v.SizeBytes
+	m.value.Regions = m.ownedBy(g)
+	for _, r := range m.value.Regions {
+		m.value.RAMBytes += r.SizeBytes
 	}
 	m.noteLocked()
 	m.publishLocked()

@@ -51,7 +51,7 @@ func (d *Daemon) noneLeft(vm, what string) error {
 	}
 	for _, g := range written.Generations {
 		left, err := attach(g)
-		if kind := vmstate.KindOf(err); err != nil && (kind == vmstate.Lost || kind == vmstate.NotFound) {
+		if gone(err) {
 			continue
 		}
 		if err != nil {

@@ -56,8 +56,8 @@ type machine struct {
 	handoff   *flip.Handoff
 	leaving   bool // it shall go once the guest has powered off
 	// undecided: a handoff has failed, and either of current and stray may run the guest. Nothing touches them but a forced removal.
-	discarded bool // a person has had it ended
 	undecided bool
+	discarded bool // a person has had it ended
 	stray     *generation
 	ending    *vmstate.Problem
 	unfit     error // why the VM cannot be handed over; nil if it can
@@ -253,13 +253,12 @@ func (m *machine) stopLocked(last string) {
 }
 
 // brokeOff tells whether a QEMU has ended otherwise than by itself. How one ends that an earlier daemon has started nobody is told: then it is by
-// itself if it has said SHUTDOWN, or has removed its socket, as QEMU does on its way out.
+// itself if it has said SHUTDOWN, or has left no traces of another end.
 func brokeOff(g *generation, exit qemu.Exit, over bool) bool {
 	if exit.Known {
 		return exit.Code != 0 || exit.Signal != 0
 	}
-	_, err := os.Lstat(g.line.Monitor)
-	return !over && err == nil
+	return !over && qemu.BrokeOff(g.line)
 }
 
 // removeFiles removes the folders of the VM: logs, consoles, journal.

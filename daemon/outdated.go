@@ -12,16 +12,7 @@ const binariesLook = 10 * time.Second
 
 // watchBinaries shows which VMs have become outdated.
 func (d *Daemon) watchBinaries() {
-	tick := time.NewTicker(binariesLook)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.running.Done():
-			return
-		case <-tick.C:
-			d.Look("")
-		}
-	}
+	d.every(binariesLook, func() { d.Look("") })
 }
 
 // Look makes the next snapshot say whether the file of the VM's binary has been replaced by now; with no name, of all VMs. It looks at files and

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 
+	"qlive/daemon/record"
 	"qlive/flip"
 	"qlive/flip/recovery"
 	"qlive/vmstate"
@@ -115,7 +116,7 @@ func (m *machine) lastFailed() (*attempt, *found, error) {
 	if len(f.alive) == 0 {
 		return nil, nil, m.notThere("resolve")
 	}
-	history, err := readHistory(m.d.cfg.vmDir(m.spec.Name) + "/journal")
+	history, err := readHistory(record.JournalOf(m.d.cfg.vmDir(m.spec.Name)))
 	if err != nil {
 		return nil, nil, named(err, m.spec.Name)
 	}

@@ -39,16 +39,9 @@ func (d *Daemon) lookAtRoom() {
 
 // watchRoom does so until the daemon ends, and writes down what there was no room for.
 func (d *Daemon) watchRoom() {
-	tick := time.NewTicker(roomLook)
-	defer tick.Stop()
-	for {
-		select {
-		case <-d.running.Done():
-			return
-		case <-tick.C:
-			d.lookAtRoom()
-			d.lookAtDescriptors()
-			d.definitions.retry()
-		}
-	}
+	d.every(roomLook, func() {
+		d.lookAtRoom()
+		d.lookAtDescriptors()
+		d.definitions.retry()
+	})
 }

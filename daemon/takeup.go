@@ -104,7 +104,7 @@ func (d *Daemon) readLeft(name string) *left {
 		l.err = vmstate.Errorf(vmstate.Host, "cannot take up %s: the record in its folder is that of %s", name, l.vm.Spec.Name).With("find out who moved the folder")
 		return l
 	}
-	path := filepath.Join(dir, "journal")
+	path := record.JournalOf(dir)
 	if l.journal, l.err = journal.Open(path); l.err != nil {
 		return l
 	}
@@ -118,10 +118,9 @@ func (d *Daemon) readLeft(name string) *left {
 // takeUpOne takes up one VM. Whatever goes wrong is said at this VM, by its name, and nothing of it is removed.
 func (d *Daemon) takeUpOne(l *left) {
 	began := time.Now()
-	m := &machine{
-		d: d, spec: l.vm.Spec, log: d.log.With().Str("vm", l.name).Logger(), settled: make(chan struct{}), released: make(chan struct{}),
-	}
-	m.spec.Name = l.name
+	spec := l.vm.Spec
+	spec.Name = l.name
+	m := d.newMachine(spec)
 	if l.err == nil {
 		d.remember(l)
 		m.takeUp(d.running, l)

@@ -21,15 +21,8 @@ const (
 // trimTexts keeps what guests and QEMUs write from filling the run directory, which all VMs share and which takes the host's memory: a guest
 // writes on its console as much as it likes.
 func (d *Daemon) trimTexts() {
-	tick := time.NewTicker(textsLook)
-	defer tick.Stop()
 	trimmed := map[string]int64{} // how long the newest file of each text was when it was trimmed
-	for {
-		select {
-		case <-d.running.Done():
-			return
-		case <-tick.C:
-		}
+	d.every(textsLook, func() {
 		longer := make(map[string]int64, len(trimmed))
 		for _, vm := range d.Snapshot().VMs {
 			for _, text := range textsOf(vm) {
@@ -37,7 +30,7 @@ func (d *Daemon) trimTexts() {
 			}
 		}
 		trimmed = longer
-	}
+	})
 }
 
 // textsOf are the texts of a VM, each in several files, oldest first.

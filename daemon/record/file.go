@@ -14,6 +14,9 @@ import (
 // FileName of the record in a VM's folder.
 const FileName = "vm.json"
 
+// JournalOf is the journal of the VM with this folder.
+func JournalOf(dir string) string { return filepath.Join(dir, "journal") }
+
 // The format that this package writes, and the highest level that it reads.
 const (
 	formatName  = "qlive-vm"

@@ -3,12 +3,10 @@ package survey
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"qlive/internal/journal"
 	"qlive/internal/proc"
 	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
 	"qlive/vmstate"
 )
 
@@ -71,7 +70,7 @@ func Look(dirs Dirs) ([]VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // without it nothing is started by itself
+	boot, _ := definition.BootID() // without it nothing is started by itself
 	byName := make(map[string]*VM)
 	of := func(name string) *VM {
 		if byName[name] == nil {
@@ -82,7 +81,7 @@ func Look(dirs Dirs) ([]VM, error) {
 	for _, f := range found {
 		vm := of(f.Name)
 		vm.Definition = &f
-		vm.Booted = f.Err == nil && len(boot) > 0 && f.Definition.BootID != strings.TrimSpace(string(boot))
+		vm.Booted = f.Err == nil && f.Definition.Booted(boot)
 	}
 	for _, f := range folders {
 		if f.IsDir() && vmstate.CheckName(f.Name()) == nil {
@@ -106,10 +105,9 @@ func (v *VM) read(dir string, live []Process) {
 	case !errors.Is(err, fs.ErrNotExist):
 		v.RecordErr = err
 	}
-	v.readJournal(filepath.Join(dir, "journal"))
+	v.readJournal(record.JournalOf(dir))
 	if g, ok := v.keeper(); ok && g.Line != nil {
-		_, err := os.Lstat(g.Line.Monitor)
-		v.SocketLeft = err == nil
+		v.SocketLeft = qemu.BrokeOff(g.Line)
 	}
 	known := v.identities()
 	for _, p := range live {
@@ -121,7 +119,7 @@ func (v *VM) read(dir string, live []Process) {
 
 // of tells whether the process has a monitor of qlive's in a VM's folder.
 func (p Process) of(dir string) bool {
-	return slices.ContainsFunc(p.Args, func(arg string) bool { return strings.HasPrefix(arg, "socket,id=qlive-qmp,path="+dir+"/") })
+	return slices.ContainsFunc(p.Args, func(arg string) bool { return cmdline.MonitorBelow(dir, arg) })
 }
 
 // Living are the QEMUs that live of the VM with this folder, whatever is written down of them.
@@ -187,17 +185,13 @@ func identity(id flip.ProcessID) qemu.Identity {
 
 // processes are all that live. One that ends meanwhile is left out.
 func processes() ([]Process, error) {
-	entries, err := os.ReadDir("/proc")
+	pids, err := proc.PIDs()
 	if err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot see which processes live: %w", err)
 	}
 	var list []Process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	for _, pid := range pids {
+		line, err := proc.ReadCmdline(pid)
 		if err != nil || len(line) == 0 {
 			continue // a kernel thread, or gone
 		}

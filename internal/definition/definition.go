@@ -1,15 +1,29 @@
 package definition
 
-import "qlive/vmstate"
+import (
+	"os"
+	"strings"
+
+	"qlive/vmstate"
+)
 
 // Definition is what a VM is started from.
 type Definition struct {
 	// Spec is what was asked for. Its binary is the QEMU that had the guest last, handoffs included.
 	Spec vmstate.VMSpec
-	// BootID names the boot of the host in which the VM was started last, as /proc/sys/kernel/random/boot_id does. A VM that has not
-	// been started since the host booted has another one, or none.
+	// BootID names the boot of the host in which the VM was started last, see the function. A VM that has not been started since the
+	// host booted has another one, or none.
 	BootID string
 }
+
+// BootID names this boot of the host (random(4)).
+func BootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
+
+// Booted tells whether the host has booted since the VM was started last; id names this boot, empty if that is not known.
+func (d Definition) Booted(id string) bool { return id != "" && d.BootID != id }
 
 // file is a definition as it is written. The order is that of the documentation.
 type file struct {

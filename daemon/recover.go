@@ -11,7 +11,7 @@ import (
 // recover brings the last migration of a VM to its end, if it has none, and puts into place what comes out.
 func (m *machine) recover(ctx context.Context, l *left, f *found) {
 	a := l.history[len(l.history)-1]
-	if last := a.last(); last.Phase.Ended() && (last.Phase != vmstate.Failed || last.Settled) {
+	if last := a.last(); last.Phase.Ended() && !last.Open() {
 		m.putInPlace(ctx, ended(a, f), f)
 		return
 	}

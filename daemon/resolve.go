@@ -120,7 +120,7 @@ func (m *machine) lastFailed() (*attempt, *found, error) {
 	if err != nil {
 		return nil, nil, named(err, m.spec.Name)
 	}
-	if n := len(history); n == 0 || history[n-1].last().Phase != vmstate.Failed || history[n-1].last().Settled {
+	if n := len(history); n == 0 || !history[n-1].last().Open() {
 		e := vmstate.Errorf(vmstate.Conflict, "cannot resolve %s: there is nothing to be decided", m.spec.Name).
 			With("only a VM whose last handoff has failed can be resolved")
 		e.VM = m.spec.Name

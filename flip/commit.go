@@ -146,8 +146,7 @@ func (h *Handoff) drain(ctx context.Context) {
 		return
 	}
 	h.released()
-	// What a migration of somebody else's would not expect.
-	if err := h.target.Monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false}); err != nil && !h.target.EndedSoon() {
+	if err := takeBackCapability(ctx, h.target.Monitor); err != nil && !h.target.EndedSoon() {
 		h.logf("the target keeps a capability: %v", err)
 	}
 }

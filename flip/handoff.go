@@ -53,6 +53,7 @@ type Config struct {
 type Handoff struct {
 	cfg    Config
 	way    way
+	ears   ears
 	target *Side
 	trace  *Trace
 	undos  []step // by the goroutine of Run only

@@ -172,7 +172,7 @@ func (h *Handoff) setCapabilities(ctx context.Context, side *Side) error {
 // lastLook is the last thing before the guest is stopped: whatever may have changed while the handoff was held.
 func (h *Handoff) lastLook(ctx context.Context) error {
 	return h.run(ctx, step{name: "last-look", do: func(ctx context.Context) error {
-		h.way.listen()
+		h.listen()
 		was := h.runState
 		if err := h.inspectSource(ctx); err != nil {
 			return err

@@ -34,6 +34,9 @@ type Record struct {
 	Settled bool            `json:"settled,omitempty"`
 }
 
+// Open tells whether it is that of a handoff that has failed, of which nothing has been decided and done yet.
+func (r Record) Open() bool { return r.Phase == vmstate.Failed && !r.Settled }
+
 // ProcessID names a process for longer than its pid lasts.
 type ProcessID struct {
 	PID       int    `json:"pid"`
@@ -116,10 +119,14 @@ func (h *Handoff) end(to vmstate.Phase, cause error) error {
 // write records a phase that is about to be entered.
 func (h *Handoff) write(phase vmstate.Phase) error {
 	if err := h.record(phase, nil); err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", phase, err).
-			With("make room in the run directory")
+		return notWritten(phase, err)
 	}
 	return nil
+}
+
+// notWritten is the error of a step that is not taken, since the journal does not have it.
+func notWritten(phase vmstate.Phase, err error) error {
+	return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", phase, err).With("make room in the run directory")
 }
 
 func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {

@@ -241,7 +241,7 @@ func (s *rescue) takeBackTarget(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.answerLimit())
 	defer cancel()
-	if err := s.target.side.Monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false}); err != nil {
+	if err := takeBackCapability(ctx, s.target.side.Monitor); err != nil {
 		s.logf("the target keeps a capability: %v", err)
 	}
 }

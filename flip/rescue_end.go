@@ -62,7 +62,7 @@ func dated(m vmstate.Migration, p vmstate.Phase, at time.Time) vmstate.Migration
 func (s *rescue) record(r Record) error {
 	r = s.filled(r)
 	if err := s.r.Journal.Record(r); err != nil {
-		return vmstate.Errorf(vmstate.Host, "cannot write phase %s into the journal: %w", r.Phase, err).With("make room in the run directory")
+		return notWritten(r.Phase, err)
 	}
 	s.entered(r)
 	return nil
@@ -159,7 +159,7 @@ func (s *rescue) decided(to recovery.Choice) Record {
 
 // outcome is what the caller gets once nothing is left to do.
 func (s *rescue) outcome(e recovery.Evidence, row recovery.Row) Outcome {
-	out := Outcome{Migration: s.m, Undecided: s.last.Phase == vmstate.Failed && s.last.Undecided && !s.last.Settled}
+	out := Outcome{Migration: s.m, Undecided: s.last.Open() && s.last.Undecided}
 	e.Resolve = s.last.Resolve
 	if !s.last.Settled {
 		e.Resolve = recovery.Undecided

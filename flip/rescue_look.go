@@ -30,7 +30,7 @@ func (s *rescue) look(ctx context.Context) recovery.Evidence {
 	e := recovery.Evidence{
 		Phase: s.last.Phase, NeverRan: s.last.NeverRan, Ran: s.last.ranBefore(), Restarts: s.last.Way == vmstate.WayLive,
 	}
-	if e.Phase == vmstate.Failed && !s.last.Settled {
+	if s.last.Open() {
 		e.Resolve = s.last.Resolve
 	}
 	var both sync.WaitGroup

@@ -27,7 +27,7 @@ func (s *rescue) resolvable(ctx context.Context, to recovery.Choice) error {
 	if to == recovery.Undecided || !slices.Contains(recovery.Choices(), to) {
 		return vmstate.Errorf(vmstate.Invalid, "cannot resolve %s to %q", s.m.VM, to).With("choose source, target or discard")
 	}
-	if s.last.Phase != vmstate.Failed || s.last.Settled {
+	if !s.last.Open() {
 		return vmstate.Errorf(vmstate.Conflict, "cannot resolve %s: there is nothing to be decided", s.m.VM).
 			With("only a VM whose last handoff has failed can be resolved")
 	}
@@ -48,7 +48,7 @@ func (s *rescue) options(ctx context.Context) Options {
 	}
 	e := s.look(ctx)
 	out.Evidence = e
-	if s.last.Phase != vmstate.Failed || s.last.Settled {
+	if !s.last.Open() {
 		return out
 	}
 	for _, to := range []recovery.Choice{recovery.ToSource, recovery.ToTarget, recovery.Discard} {

@@ -16,8 +16,6 @@ type way interface {
 	// prepare does what can be done while the guest runs. The fence undoes the target's part, release the source's, and close
 	// what qlive holds.
 	prepare(context.Context) error
-	// listen begins to keep what the source says of its guest. It comes before the last look at the guest, so that nothing is missed.
-	listen()
 	// switchOver stops the guest, if it runs, and brings its state into the target. It sets h.stopped.
 	switchOver(context.Context) error
 	// settle brings the source to where it obeys `cont`, after the target is dead.
@@ -26,6 +24,23 @@ type way interface {
 	release(context.Context) error
 	// close lets go of what qlive holds of the channel. It may be called at any time and more than once.
 	close()
+}
+
+// ears hear what the two QEMUs say from before the last look at the guest on, so that nothing is missed.
+type ears struct{ source, target *qmp.Subscription }
+
+func (h *Handoff) listen() {
+	h.ears = ears{h.cfg.Source.Monitor.Subscribe(), h.target.Monitor.Subscribe(qmp.EventMigration)}
+}
+
+// close notes what nobody has waited for, and hears nothing more. It may be called at any time and more than once.
+func (e ears) close(note func(qmp.Event)) {
+	if e.source == nil {
+		return
+	}
+	rest(e.source, note)
+	e.source.Close()
+	e.target.Close()
 }
 
 // channelName is what the QEMUs know their end of the channel by.
@@ -103,10 +118,12 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	return vmstate.Errorf(vmstate.QEMU, "cannot let the guest go on in the source: %w", err)
 }
 
-// noteEnd keeps that the guest has ended as it was stopped. Then it does not go on in the source either, whatever QEMU calls its state: it
-// calls a guest paused that powers off behind a stop, and postmigrate one that was migrated in spite of it.
-func (h *Handoff) noteEnd(e qmp.Event) {
+// note keeps when QEMU has stopped the guest, and that the guest has ended as it was stopped. Then it does not go on in the source either, whatever
+// QEMU calls its state: it calls a guest paused that powers off behind a stop, and postmigrate one that was migrated in spite of it.
+func (h *Handoff) note(e qmp.Event) {
 	switch e.Name {
+	case qmp.EventStop:
+		h.qemuStop = e.QEMUTime
 	case qmp.EventShutdown, qmp.EventSuspend:
 		h.over = e.Name
 	case qmp.EventGuestPanicked:

@@ -35,9 +35,7 @@ type deviceWay struct {
 	saved    *os.File       // that the source writes its devices into
 	set      int64          // number of the set of descriptors through which it has that file
 	saving   *qmp.Call      // its writing
-	table    []qmp.RAMBlock // the source\'s, as the target was told
-	source   *qmp.Subscription
-	target   *qmp.Subscription
+	table    []qmp.RAMBlock // the source's, as the target was told
 }
 
 // firstSet begins the numbers of the sets of descriptors that the source gets, one for each attempt.
@@ -197,10 +195,6 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	)
 }
 
-func (w *deviceWay) listen() {
-	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
-}
-
 // stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
 func (w *deviceWay) stop(ctx context.Context) error {
 	asked := []qmp.Command{w.saveCommand()}
@@ -269,7 +263,7 @@ func (w *deviceWay) load(ctx context.Context) error {
 		return fmt.Errorf("cannot send the devices: %w", err)
 	}
 	return w.h.target.unlessItEnds(ctx, "while it loaded the devices", func(ctx context.Context) error {
-		return migrated(ctx, w.target, "target")
+		return migrated(ctx, w.h.ears.target, "target")
 	})
 }
 
@@ -319,14 +313,10 @@ func (w *deviceWay) sameBlocks(now []qmp.RAMBlock) error {
 // quietSinceStop looks through the events that have come by the time that the devices are saved.
 func (w *deviceWay) quietSinceStop() error {
 	reset := false
-	rest(w.source, func(e qmp.Event) {
-		w.h.noteEnd(e)
-		switch e.Name {
-		case qmp.EventStop:
-			w.h.qemuStop = e.QEMUTime
-		case qmp.EventReset: // also one from before the stop: a guest handed over some 30 ms after its reset was once seen not to come up again
-			reset = true
-		}
+	rest(w.h.ears.source, func(e qmp.Event) {
+		w.h.note(e)
+		// Also one from before the stop: a guest handed over some 30 ms after its reset was once seen not to come up again.
+		reset = reset || e.Name == qmp.EventReset
 	})
 	if reset {
 		return disturbed(qmp.EventReset)
@@ -372,12 +362,5 @@ func (w *deviceWay) close() {
 	if w.saved != nil {
 		w.saved.Close()
 	}
-	if w.source != nil {
-		rest(w.source, w.h.noteEnd)
-	}
-	for _, s := range []*qmp.Subscription{w.source, w.target} {
-		if s != nil {
-			s.Close()
-		}
-	}
+	w.h.ears.close(w.h.note)
 }

@@ -16,12 +16,10 @@ import (
 // With live set QEMU stops the guest itself, once everything but the device state has gone over: a shorter pause, but a source
 // that starts again by itself when the migration fails, whether or not the target is dead.
 type migrateWay struct {
-	h      *Handoff
-	live   bool
-	source *qmp.Subscription
-	target *qmp.Subscription
-	reset  bool      // the guest has reset itself since it was stopped
-	asked  *qmp.Call // the question after which the source has said all; nil if none is needed
+	h     *Handoff
+	live  bool
+	reset bool      // the guest has reset itself since it was stopped
+	asked *qmp.Call // the question after which the source has said all; nil if none is needed
 }
 
 // prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
@@ -49,10 +47,6 @@ func (w *migrateWay) prepare(ctx context.Context) error {
 	return w.h.target.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
 }
 
-func (w *migrateWay) listen() {
-	w.source, w.target = w.h.cfg.Source.Monitor.Subscribe(), w.h.target.Monitor.Subscribe(qmp.EventMigration)
-}
-
 func (w *migrateWay) switchOver(ctx context.Context) error {
 	h := w.h
 	steps := []step{
@@ -70,13 +64,10 @@ func (w *migrateWay) switchOver(ctx context.Context) error {
 func (w *migrateWay) stillRuns(ctx context.Context) error {
 	state, err := w.h.cfg.Source.Monitor.QueryStatus(ctx)
 	if err == nil && !goesOn(state.Status) {
-		err = w.become(state.Status)
+		return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state.Status).
+			With("look at the guest, and ask again")
 	}
 	return err
-}
-
-func (w *migrateWay) become(state qmp.RunState) error {
-	return vmstate.Errorf(vmstate.Conflict, "cannot hand over: the guest has become %s as it was to be stopped", state).With("look at the guest, and ask again")
 }
 
 // stop stops the guest, unless it stands already. It asks nothing more: QEMU would read the question while it halts the vCPUs. What has
@@ -89,7 +80,7 @@ func (w *migrateWay) stop(ctx context.Context) error {
 	if err := w.h.cfg.Source.Monitor.Stop(ctx); err != nil {
 		return err
 	}
-	rest(w.source, w.note)
+	rest(w.h.ears.source, w.note)
 	return w.h.stoodStill()
 }
 
@@ -100,14 +91,14 @@ func (w *migrateWay) await(ctx context.Context) error {
 		if err := w.sourceDone(ctx); err != nil {
 			return err
 		}
-		return migrated(ctx, w.target, "target")
+		return migrated(ctx, h.ears.target, "target")
 	})
 	if err == nil {
 		return w.undisturbed(ctx)
 	}
-	rest(w.source, w.note)
-	if w.h.over != "" { // the source ends, and the channel with it: that is why the target could not load all
-		return disturbed(w.h.over)
+	rest(h.ears.source, w.note)
+	if h.over != "" { // the source ends, and the channel with it: that is why the target could not load all
+		return disturbed(h.over)
 	}
 	return err
 }
@@ -120,7 +111,7 @@ func (w *migrateWay) undisturbed(ctx context.Context) error {
 			return err
 		}
 	}
-	rest(w.source, w.note)
+	rest(w.h.ears.source, w.note)
 	if w.live && w.reset {
 		return disturbed(qmp.EventReset)
 	}
@@ -129,7 +120,7 @@ func (w *migrateWay) undisturbed(ctx context.Context) error {
 
 func (w *migrateWay) sourceDone(ctx context.Context) error {
 	for {
-		e, err := w.source.Next(ctx)
+		e, err := w.h.ears.source.Next(ctx)
 		if err != nil {
 			return err
 		}
@@ -150,17 +141,13 @@ func (w *migrateWay) sourceDone(ctx context.Context) error {
 	}
 }
 
-// note keeps when QEMU has stopped the guest, and what has happened to it since.
+// note is the handoff's, with what matters where QEMU itself stops the guest.
 func (w *migrateWay) note(e qmp.Event) {
-	w.h.noteEnd(e)
+	w.h.note(e)
 	if e.Name == qmp.EventReset && !w.h.qemuStop.IsZero() {
 		w.reset = true
 	}
-	if e.Name != qmp.EventStop {
-		return
-	}
-	w.h.qemuStop = e.QEMUTime
-	if w.live && w.h.resume {
+	if e.Name == qmp.EventStop && w.live && w.h.resume {
 		// Not when it was read here: a reader that is scheduled late would make the pause look shorter than it was.
 		w.h.stopped = e.Received.Add(-e.Received.Sub(e.QEMUTime))
 	}
@@ -168,9 +155,6 @@ func (w *migrateWay) note(e qmp.Event) {
 
 // reason adds to a failed migration why the source says it failed.
 func (w *migrateWay) reason(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
-	}
 	words := w.h.target.Process.Tail(qemu.Words)
 	if m, qerr := w.h.cfg.Source.Monitor.QueryMigrate(ctx); qerr == nil && m.ErrorDesc != "" {
 		words = append(words, m.ErrorDesc)
@@ -218,18 +202,16 @@ func (w *migrateWay) release(ctx context.Context) error {
 
 func takeBackMigration(ctx context.Context, monitor *qmp.Client) error {
 	_ = monitor.Closefd(ctx, channelName) // refused if it has been used
+	return takeBackCapability(ctx, monitor)
+}
+
+// takeBackCapability takes back what a migration of somebody else's would not expect.
+func takeBackCapability(ctx context.Context, monitor *qmp.Client) error {
 	return monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false})
 }
 
 func (w *migrateWay) close() {
-	if w.source != nil {
-		rest(w.source, w.note) // a pause that was cut short has begun all the same
-	}
-	for _, s := range []*qmp.Subscription{w.source, w.target} {
-		if s != nil {
-			s.Close()
-		}
-	}
+	w.h.ears.close(w.note) // a pause that was cut short has begun all the same
 }
 
 // migrated waits until a side reports that its migration has completed.

@@ -77,7 +77,7 @@ func (v VM) last() (Entry, bool) {
 		return Entry{}, false
 	}
 	last := v.Journal[len(v.Journal)-1]
-	return last, !last.Phase.Ended() || last.Phase == vmstate.Failed && !last.Settled && (last.Undecided || last.Silent || last.Resolve != "")
+	return last, !last.Phase.Ended() || last.Open() && (last.Undecided || last.Silent || last.Resolve != "")
 }
 
 // recorded is said of a VM without a handoff under way.

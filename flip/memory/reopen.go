@@ -38,13 +38,21 @@ func (s *Set) Identities() ([]Identity, error) {
 			list[i].Path = r.path
 			continue
 		}
-		seals, err := unix.FcntlInt(r.file.Fd(), unix.F_GET_SEALS, 0)
-		if err != nil {
-			return nil, r.hostError("read the seals of", err)
+		var err error
+		if list[i].Seals, err = r.seals(); err != nil {
+			return nil, err
 		}
-		list[i].Seals = seals
 	}
 	return list, nil
+}
+
+// seals are those of r's memfd.
+func (r *Region) seals() (int, error) {
+	seals, err := unix.FcntlInt(r.file.Fd(), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return 0, r.hostError("read the seals of", err)
+	}
+	return seals, nil
 }
 
 // Find gives a new descriptor of the file that an identity names, opened for reading and writing, or fs.ErrNotExist.
@@ -115,9 +123,9 @@ func (r *Region) same(id Identity) error {
 	if r.backing == vmstate.Hugetlbfs {
 		return nil
 	}
-	seals, err := unix.FcntlInt(r.file.Fd(), unix.F_GET_SEALS, 0)
+	seals, err := r.seals()
 	if err != nil {
-		return r.hostError("read the seals of", err)
+		return err
 	}
 	if seals != id.Seals {
 		return vmstate.Errorf(vmstate.Host, "cannot use RAM block %q: its seals are %#x, and were %#x", id.Name, seals, id.Seals).

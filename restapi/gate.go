@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"net"
 	"os"
+
+	"qlive/vmstate"
 )
 
 // surplusPlaces is how many connections beyond the limit are kept just long enough to be told so. Those beyond them are closed.
@@ -50,7 +52,8 @@ func (g *gate) admit(c net.Conn) *conn {
 	} else {
 		user, _, _ = net.SplitHostPort(c.RemoteAddr().String()) // who it is will be known after the handshake
 	}
-	admin := peer.Local && (peer.UID == 0 || peer.UID == uint32(os.Geteuid()))
+	own := vmstate.Trust{UID: uint32(os.Geteuid())}
+	admin := peer.Local && own.Role(peer.UID, nil) == vmstate.RoleAdmin
 	if giveBack, ok := g.places.take(user, admin); ok {
 		return &conn{Conn: c, peer: peer, giveBack: giveBack}
 	}

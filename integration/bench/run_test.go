@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"qlive/integration/env"
 	"qlive/vmstate"
 )
 
@@ -74,8 +75,8 @@ func TestRun(t *testing.T) {
 func program(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "qlive")
-	if text, err := exec.Command("go", "build", "-o", binary, "qlive/cmd/qlive").CombinedOutput(); err != nil {
-		t.Fatalf("cannot build qlive: %v\n%s", err, text)
+	if err := env.Build(t.Context(), binary, "test"); err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }

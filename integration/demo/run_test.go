@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"qlive/integration/env"
 	"qlive/internal/proc"
 )
 
@@ -33,10 +34,8 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	program = filepath.Join(dir, "qlive")
-	build := exec.Command("go", "build", "-o", program, "qlive/cmd/qlive")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building qlive: %v\n%s", err, out)
+	if err := env.Build(context.Background(), program, "test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()

@@ -123,10 +123,7 @@ func TestStartToReady(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), "qlive")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "qlive/cmd/qlive").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	program := lab.BuildProgram(t, "test")
 	best := time.Hour
 	for range 4 {
 		best = min(best, startToReady(t, program, e))

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/integration/env"
 	"qlive/internal/failpoint"
 	"qlive/restapi/client"
 	"qlive/vmstate"
@@ -51,10 +52,8 @@ type DaemonOptions struct {
 func BuildProgram(t testing.TB, version string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qlive")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-X main.version="+version, "-o", path, "qlive/cmd/qlive")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building qlive: %v: %s", err, out)
+	if err := env.Build(t.Context(), path, version); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }

@@ -17,16 +17,6 @@ import (
 	"qlive/vmstate"
 )
 
-// program builds the command, and gives its path.
-func program(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "qlive")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", path, "qlive/cmd/qlive").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return path
-}
-
 // shell is where a person sits: a program, a daemon that it talks to, a working directory.
 type shell struct {
 	*lab.Lab
@@ -65,7 +55,7 @@ func (s shell) must(t *testing.T, args ...string) string {
 func TestRun(t *testing.T) {
 	wantPool(t, 64)
 	l := lab.New(t, lab.Options{})
-	sh := shell{l, program(t)}
+	sh := shell{l, lab.BuildProgram(t, "test")}
 	t.Run("refused", func(t *testing.T) { runRefused(t, sh) })
 	huge := hugetlbfs(t, "pagesize=2M")
 	if err := os.WriteFile(filepath.Join(l.Dir, "disk"), make([]byte, mib), 0o600); err != nil {

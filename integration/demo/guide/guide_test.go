@@ -76,10 +76,8 @@ func newShell(t *testing.T) *shell {
 	}
 	dir := t.TempDir()
 	program, image := filepath.Join(dir, "qlive"), filepath.Join(dir, "vm1.img")
-	build := exec.Command("go", "build", "-o", program, "qlive/cmd/qlive")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building qlive: %v\n%s", err, out)
+	if err := env.Build(t.Context(), program, "test"); err != nil {
+		t.Fatal(err)
 	}
 	if err := bootsector.Write(image); err != nil {
 		t.Fatal(err)
@@ -230,9 +228,8 @@ func TestNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(t.TempDir(), "qlive")
-	build := exec.Command("go", "build", "-o", program, "qlive/cmd/qlive")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building qlive: %v\n%s", err, out)
+	if err := env.Build(t.Context(), program, "test"); err != nil {
+		t.Fatal(err)
 	}
 	command := regexp.MustCompile(`^[a-z]+$`)
 	spans := regexp.MustCompile("`qlive ([^`]+)`").FindAllStringSubmatch(string(text), -1)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -65,9 +64,8 @@ func Open(ctx context.Context, logf func(string, ...any)) (*Stage, error) {
 	if err := os.WriteFile(s.config(), []byte(config), 0o600); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	out, err := exec.CommandContext(ctx, "go", "build", "-o", s.program, "qlive/cmd/qlive").CombinedOutput()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot build the program: %w: %s", err, out), os.RemoveAll(dir))
+	if err := env.Build(ctx, s.program, "test"); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return s, nil
 }

@@ -22,17 +22,7 @@ import (
 // sh runs a line of shell as a Process, which the test ends if it has not ended by itself.
 func sh(t *testing.T, line string, files ...*os.File) *qemu.Process {
 	t.Helper()
-	p, err := qemu.Start(qemu.Command{Binary: admit(t, "/bin/sh"), Args: []string{"-c", line}, Files: files, Log: filepath.Join(t.TempDir(), "log")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Kill(); err != nil {
-			t.Error(err)
-		}
-		_ = p.Release() // the second time it says that it is closed
-	})
-	return p
+	return begin(t, qemu.Command{Binary: admit(t, "/bin/sh"), Args: []string{"-c", line}, Files: files})
 }
 
 // over waits for the end of p.

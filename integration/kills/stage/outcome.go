@@ -36,9 +36,7 @@ func (b *Blow) mayBeLost() bool {
 		return false
 	}
 	switch b.Phase {
-	case vmstate.Committing:
-		return b.Party == Target
-	case vmstate.Committed, vmstate.Draining, vmstate.Completed:
+	case vmstate.Committing, vmstate.Committed, vmstate.Draining, vmstate.Completed:
 		return b.Party == Target
 	}
 	return b.Party == Source

@@ -7,7 +7,7 @@ export PATH := $(QLIVE_CACHE)/go/bin:$(PATH)
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 FUZZTIME ?= 30s
-TIMEOUT ?= 60m
+TIMEOUT ?= 20m
 
 # They look at the memory and the huge pages of the whole host: nothing else runs beside them.
 ALONE := /integration/(demo|faces|start)(/|$$)

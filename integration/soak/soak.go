@@ -39,7 +39,7 @@ func (s *Soak) Run(ctx context.Context, from, handoffs int, enough <-chan struct
 		default:
 		}
 		e := NewEpoch(s.seed, number)
-		if err := s.epoch(ctx, e); err != nil {
+		if err := s.within(ctx, e); err != nil {
 			s.tally.Lost++
 			s.logf("epoch %d (SEED=%d FROM=%d): %s of guest %d, %+v: %v", number, s.seed, number, e.Strike, e.Guest, e.Struck, err)
 			if err := s.startOver(ctx); err != nil {
@@ -53,6 +53,15 @@ func (s *Soak) Run(ctx context.Context, from, handoffs int, enough <-chan struct
 		}
 	}
 	return nil
+}
+
+// epochLimit bounds an epoch, which takes seconds: whoever does not answer by then never will.
+const epochLimit = 5 * time.Minute
+
+func (s *Soak) within(ctx context.Context, e Epoch) error {
+	ctx, cancel := context.WithTimeout(ctx, epochLimit)
+	defer cancel()
+	return s.epoch(ctx, e)
 }
 
 // epoch is one life of the daemon, and of the next if it is killed.

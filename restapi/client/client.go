@@ -34,7 +34,7 @@ func New(socket string) *Client {
 	c.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
-	c.wire = &wire.Client{Server: "http://qlive/v1/", Client: &http.Client{Transport: c.transport}}
+	c.wire = &wire.Client{Server: "http://qlive/v1/", Client: &http.Client{Transport: again{c.transport}}}
 	return c
 }
 

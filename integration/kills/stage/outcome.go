@@ -177,7 +177,9 @@ func pids(list []*QEMU) string {
 // evidence is what is needed to understand a fault.
 func (s *Stage) evidence(ctx context.Context, g *Guest) string {
 	var b strings.Builder
-	vm, err := s.Client.VM(context.WithoutCancel(ctx), g.Name)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limit/6) // the daemon may stand
+	defer cancel()
+	vm, err := s.Client.VM(ctx, g.Name)
 	fmt.Fprintf(&b, "VM: %s, %s, pid %d, error %+v (%v)\n", vm.Status, vm.RunState, vm.PID, vm.Error, err)
 	for _, q := range g.Living() {
 		fmt.Fprintf(&b, "QEMU %d of generation %d lives, hangs: %v\n", q.PID, q.Generation, q.hangs())

@@ -107,7 +107,7 @@ type asked struct {
 }
 
 // Strike asks for a handoff of g and strikes in the middle of it. The daemon must have been started with the strike's failpoints. If it is dead
-// afterwards it is for the caller to start it again.
+// afterwards it is for the caller to start it again; it is after a blow that missed its failpoint, too, which would stop it later when nobody looks.
 func (s *Stage) Strike(ctx context.Context, g *Guest, spec vmstate.MigrationSpec, k Strike) (*Blow, error) {
 	living := g.Living()
 	if len(living) != 1 {
@@ -136,6 +136,9 @@ func (s *Stage) Strike(ctx context.Context, g *Guest, spec vmstate.MigrationSpec
 		if err == nil && refused(a.err) {
 			err = fmt.Errorf("cannot begin a handoff of %s: %w", g.Name, a.err)
 		}
+	}
+	if err == nil && blow.Missed && k.Point != "" {
+		err = s.StopDaemon(unix.SIGKILL)
 	}
 	return blow, err
 }

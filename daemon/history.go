@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"time"
@@ -54,7 +55,7 @@ func readHistory(path string) ([]*attempt, error) {
 func (a *attempt) migration(binaryOf func(dir string) (path, version string)) vmstate.Migration {
 	first, last, target := a.records[0], a.last(), a.target()
 	m := vmstate.Migration{
-		ID: last.Migration, VM: last.VM, Mode: vmstate.ModeShared, Way: last.Way, Phase: last.Phase, StartedAt: a.times[0],
+		ID: last.Migration, VM: last.VM, Mode: cmp.Or(last.Mode, vmstate.ModeShared), Way: last.Way, Phase: last.Phase, StartedAt: a.times[0],
 		From: vmstate.QEMUProcess{PID: first.Source.PID}, To: vmstate.QEMUProcess{PID: target.PID},
 		Warnings: []string{}, Log: []vmstate.LogLine{}, Error: last.Error,
 	}

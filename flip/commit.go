@@ -44,14 +44,8 @@ func (h *Handoff) commit(pause context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(pause), limit,
 		vmstate.Errorf(vmstate.Timeout, "the target has been told to run the guest, and has not answered for %s", limit))
 	defer cancel()
-	if h.resume {
-		err := h.step(ctx, step{name: "run-target", do: h.runTarget})
-		if err != nil && !h.ran {
-			return err
-		}
-		if err != nil {
-			h.warn("the target runs the guest, but: %v", err)
-		}
+	if err := h.mode.commit(ctx); err != nil {
+		return err
 	}
 	switch {
 	case h.resume:
@@ -132,23 +126,25 @@ func refused(word string, err error) error {
 	}
 }
 
-// drain ends the source and sees it dead. What goes wrong here does not touch the guest, which runs in the target.
-func (h *Handoff) drain(ctx context.Context) {
+// drain lets what is left of the guest in the source follow it, ends the source and sees it dead. What goes wrong once nothing is left there does
+// not touch the guest, which runs in the target; an error means that it has not come whole.
+func (h *Handoff) drain(ctx context.Context) error {
 	h.way.close()
-	h.flipped()
-	h.noteExtra()
-	h.mustEnter(vmstate.Draining)
+	if err := h.mode.drain(ctx); err != nil {
+		return err
+	}
 	if err := h.step(ctx, step{name: "end-source", do: h.endSource}); err != nil {
 		h.warn("the target runs the guest, but: %v", err)
 	}
 	if err := h.cfg.Source.kill(ctx); err != nil { // whatever has come of the step: two of them must not stay
 		h.warn("the source QEMU with pid %d is not seen dead: %v", h.cfg.Source.Process.PID(), err)
-		return
+		return nil
 	}
 	h.released()
 	if err := takeBackCapability(ctx, h.target.Monitor); err != nil && !h.target.EndedSoon() {
 		h.logf("the target keeps a capability: %v", err)
 	}
+	return nil
 }
 
 // endSource ends a QEMU that has nothing to do any more. One whose guest was stopped by the handoff has flushed and let go of its images:

@@ -18,7 +18,8 @@
 // [Recover] takes up a handoff that another daemon has left behind, and [Resolve] does what a person decides of one that has failed. Both do
 // what package flip/recovery says, one thing at a time, and look again after each.
 //
-// Memory: package flip/memory makes the RAM and keeps its descriptors. Ways to switch: [way], one file each.
+// Memory: package flip/memory makes the RAM and keeps its descriptors. Modes ([mode]: how RAM gets into the target) and ways to switch ([way]): one
+// file each.
 //
 // The package must not import daemon, restapi, fsview or any of their frameworks.
 package flip

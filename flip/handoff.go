@@ -1,6 +1,7 @@
 package flip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -26,11 +27,12 @@ type Config struct {
 	Spec      vmstate.MigrationSpec // with defaults
 	Number    int                   // of the target's generation; the VM has no other of it
 	Arrived   bool                  // the source was itself handed the guest
-	Way       vmstate.Way           // never auto
+	Mode      vmstate.Mode          // never auto; empty for shared
+	Way       vmstate.Way           // never auto; in modes other than shared QEMU stops the guest itself, and it is live
 	Source    *Side
 	// Plan finds out what the target is and whether it can take the guest, before anything is started.
 	Plan func(context.Context) (vmstate.QEMUProcess, error)
-	// Start starts the target on the same RAM, stopped and waiting for a stream. What it returns next to an error has
+	// Start starts the target on Memory, stopped and waiting for a stream. What it returns next to an error has
 	// been started and must be killed.
 	Start      func(context.Context) (*Side, error)
 	Memory     *memory.Set
@@ -52,6 +54,7 @@ type Config struct {
 // asked for its trace, to continue and to cancel from other goroutines.
 type Handoff struct {
 	cfg    Config
+	mode   mode
 	way    way
 	ears   ears
 	target *Side
@@ -86,8 +89,12 @@ func New(cfg Config) *Handoff {
 	h.m = cfg.Migration
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
-	h.m.Mode, h.m.Way = vmstate.ModeShared, cfg.Way
-	h.way = newWay(cfg.Way, h)
+	h.cfg.Mode = cmp.Or(cfg.Mode, vmstate.ModeShared)
+	if h.cfg.Mode != vmstate.ModeShared {
+		h.cfg.Way = vmstate.WayLive
+	}
+	h.m.Mode, h.m.Way = h.cfg.Mode, h.cfg.Way
+	h.mode, h.way = newMode(h)
 	return h
 }
 
@@ -179,8 +186,11 @@ func (h *Handoff) Run(ctx context.Context) (*Side, error) {
 		if h.resume {
 			h.openGate()
 		}
-		h.drain(context.WithoutCancel(ctx))
-		h.openGate() // a guest that stands is not let go before the source is gone, which still has its images
+		err := h.drain(context.WithoutCancel(ctx))
+		defer h.openGate() // a guest that stands is not let go before the source is gone, which still has its images
+		if err != nil {
+			return nil, h.end(vmstate.Failed, err)
+		}
 		return h.target, h.end(vmstate.Completed, nil)
 	}
 	return h.abandon(context.WithoutCancel(ctx), err)
@@ -226,7 +236,7 @@ func (h *Handoff) forward(ctx context.Context) error {
 	if err := h.transition(vmstate.Switching); err != nil {
 		return err
 	}
-	if err := h.lastProof(ctx); err != nil {
+	if err := h.run(ctx, h.mode.lastProof()...); err != nil {
 		return err
 	}
 	if h.cfg.Quiet != nil {
@@ -253,17 +263,20 @@ func (h *Handoff) openGate() {
 // forget lets go of what only the handoff itself needs: it is remembered for its trace.
 func (h *Handoff) forget() {
 	h.way.close()
-	h.way, h.undos = nil, nil
+	h.mode, h.way, h.undos = nil, nil, nil
 }
 
 // plan asks the daemon what the target is.
 func (h *Handoff) plan(ctx context.Context) error {
+	if err := built(h.cfg.Mode); err != nil {
+		return err
+	}
 	to, err := h.cfg.Plan(ctx)
 	if err != nil {
 		return err
 	}
 	h.change(func(m *vmstate.Migration) { m.To = to })
-	h.logf("mode %s: guest RAM is qlive's own and stays where it is; way %s", vmstate.ModeShared, h.cfg.Way)
+	h.logf("mode %s: %s", h.cfg.Mode, h.mode.why())
 	return nil
 }
 

@@ -13,16 +13,11 @@ import (
 
 // prepare brings the target to where it only waits for the device state, with the guest running all the while.
 func (h *Handoff) prepare(ctx context.Context) error {
-	if err := h.run(ctx,
-		step{name: "inspect-source", do: h.inspectSource},
-		step{name: "start-target", do: h.startTarget, undo: h.fence},
-		step{name: "verify-mapping", do: h.seeMapped},
-		step{name: "compare-blocks", do: h.compareBlocks},
-		step{name: "compare-devices", do: h.compareDevices},
-		step{name: "set-capabilities", do: h.prepareTarget},
-		step{name: "send-ahead", do: h.way.prepare, undo: h.takeBack},
-		step{name: "populate", do: h.populate},
-	); err != nil {
+	steps := append([]step{
+		{name: "inspect-source", do: h.inspectSource},
+		{name: "start-target", do: h.startTarget, undo: h.fence},
+	}, h.mode.prepare()...)
+	if err := h.run(ctx, steps...); err != nil {
 		return err
 	}
 	h.noteExtra()
@@ -181,12 +176,7 @@ func (h *Handoff) lastLook(ctx context.Context) error {
 			h.logf("the guest is %s now, it was %s", h.runState, was)
 		}
 		if h.cfg.Spec.Hold { // time enough for somebody to plug something in or out
-			if err := h.compareBlocks(ctx); err != nil {
-				return err
-			}
-			if err := h.compareDevices(ctx); err != nil {
-				return err
-			}
+			return h.mode.compareAgain(ctx)
 		}
 		return nil
 	}})
@@ -197,12 +187,6 @@ func (h *Handoff) seeMapped(ctx context.Context) error {
 	err := h.verifyMapping(ctx)
 	h.publish()
 	return err
-}
-
-// lastProof is made between the word that the guest is being switched over and the stop: whoever listens has been told by then, and does
-// not take the processor from the two QEMUs while the guest stands.
-func (h *Handoff) lastProof(ctx context.Context) error {
-	return h.run(ctx, step{name: "last-proof", do: h.verifyMapping}, step{name: "warm-target", do: h.warmTarget})
 }
 
 // warmTarget lets the target allocate and free some memory. About 10 ms after its last work a QEMU gives the free part of its heap back to the

@@ -21,6 +21,7 @@ type Record struct {
 	Source    ProcessID        `json:"source"`
 	Target    ProcessID        `json:"target,omitzero"`
 	RunState  string           `json:"run_state,omitempty"` // of the guest before it was stopped
+	Mode      vmstate.Mode     `json:"mode,omitempty"`      // empty if it was written before there were others than shared
 	Way       vmstate.Way      `json:"way,omitempty"`
 	Error     *vmstate.Problem `json:"error,omitempty"`
 	// NeverRan, in committing: the target has refused to run, or was never told to, and only the undo is left.
@@ -132,7 +133,7 @@ func notWritten(phase vmstate.Phase, err error) error {
 func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
 	r := Record{
 		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
-		RunState: h.runState, Way: h.cfg.Way, Error: problem,
+		RunState: h.runState, Mode: h.cfg.Mode, Way: h.cfg.Way, Error: problem,
 		NeverRan: h.neverRan && phase == vmstate.Committing, Undecided: h.open && phase == vmstate.Failed,
 		Silent: h.silent && phase == vmstate.Failed,
 	}

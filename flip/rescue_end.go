@@ -1,6 +1,7 @@
 package flip
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,6 +17,7 @@ func remembered(r Recovery) vmstate.Migration {
 	m := r.Migration
 	for i, rec := range r.Records {
 		m.ID, m.VM = rec.Migration, rec.VM
+		m.Mode = cmp.Or(rec.Mode, vmstate.ModeShared)
 		if rec.Way != "" {
 			m.Way = rec.Way
 		}
@@ -33,7 +35,6 @@ func remembered(r Recovery) vmstate.Migration {
 		}
 		m.Phase = rec.Phase
 	}
-	m.Mode = vmstate.ModeShared
 	return m
 }
 
@@ -79,7 +80,7 @@ func (s *rescue) enter(r Record) {
 // filled completes r with what stays the same.
 func (s *rescue) filled(r Record) Record {
 	r.Migration, r.VM, r.Source, r.Target = s.last.Migration, s.last.VM, s.last.Source, s.last.Target
-	r.RunState, r.Way = s.last.RunState, s.last.Way
+	r.RunState, r.Mode, r.Way = s.last.RunState, s.last.Mode, s.last.Way
 	if r.Target == (ProcessID{}) {
 		r.Target = s.target.side.ID()
 	}

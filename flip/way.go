@@ -46,17 +46,6 @@ func (e ears) close(note func(qmp.Event)) {
 // channelName is what the QEMUs know their end of the channel by.
 const channelName = "qlive-channel"
 
-func newWay(w vmstate.Way, h *Handoff) way {
-	switch w {
-	case vmstate.WayStopFirst:
-		return &migrateWay{h: h}
-	case vmstate.WayLive:
-		return &migrateWay{h: h, live: true}
-	default:
-		return &deviceWay{h: h}
-	}
-}
-
 // ChooseWay is the way that is taken if none is asked for. Device state only has the shortest pause, which does not grow with
 // RAM, and is the only one in which the source enters no migration, so that undoing it is a plain `cont` and leaves a paused
 // guest paused. See docs/decisions.md for the evidence.

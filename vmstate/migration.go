@@ -7,11 +7,13 @@ type Mode string
 
 // The modes.
 const (
-	ModeAuto   Mode = "auto"   // the first that can work without new risk
-	ModeShared Mode = "shared" // RAM is qlive's: both QEMUs map it, nothing is copied
+	ModeAuto     Mode = "auto"     // the first that can work without new risk
+	ModeShared   Mode = "shared"   // RAM is qlive's: both QEMUs map it, nothing is copied
+	ModeCPR      Mode = "cpr"      // QEMU's cpr-transfer: the source gives the target the descriptors of all RAM
+	ModePostcopy Mode = "postcopy" // RAM is private to the source: the guest runs in the target while its pages follow, each freed behind
 )
 
-// Way says how the running guest is switched over in mode shared.
+// Way says how the running guest is switched over. It can be chosen in mode shared; in the others it is live.
 type Way string
 
 // The ways to switch.

@@ -1,0 +1,103 @@
+package flip
+
+import (
+	"context"
+
+	"qlive/vmstate"
+)
+
+// A mode is how guest RAM gets into the target, and what follows from that for the walk through the phases, which is the same for all. What the
+// mode's [way] gives to the two QEMUs is undone by the way.
+type mode interface {
+	// why says in a few words what the mode does with this guest, for the migration's log.
+	why() string
+	// prepare is what is done once the target has been started, with the guest running in the source. It has the step of the way's own prepare.
+	prepare() []step
+	// compareAgain compares source and target once more, after they had time to change.
+	compareAgain(context.Context) error
+	// lastProof is made between the word that the guest is being switched over and the way's switchOver: whoever listens has been told by
+	// then, and does not take the processor from the two QEMUs while the guest stands.
+	lastProof() []step
+	// commit lets the target have the guest and returns once it has it: running, if h.resume, else as it stood. The intent is in the journal. It
+	// sets h.told before the target can run, and gives a refusal if it is proved that it has not.
+	commit(context.Context) error
+	// drain enters draining, and returns once nothing of the guest is left in the source. An error means that the guest is lost, or that
+	// a person must decide: the source is not ended then.
+	drain(context.Context) error
+}
+
+// newMode makes the mode that is asked for, and the way that it switches over by.
+func newMode(h *Handoff) (mode, way) {
+	m := sharedMode{h}
+	switch h.cfg.Way {
+	case vmstate.WayStopFirst:
+		return m, &migrateWay{h: h}
+	case vmstate.WayLive:
+		return m, &migrateWay{h: h, live: true}
+	default:
+		return m, &deviceWay{h: h}
+	}
+}
+
+// built refuses a mode that this qlive does not have, before anything is started.
+func built(m vmstate.Mode) error {
+	if m == vmstate.ModeShared {
+		return nil
+	}
+	return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest over in mode %s: this qlive does not have it", m).
+		With("use mode shared, for guests whose RAM is qlive's")
+}
+
+// sharedMode is for a guest whose RAM is qlive's: both QEMUs map it, and nothing of it is copied.
+type sharedMode struct{ h *Handoff }
+
+func (m sharedMode) why() string {
+	return "guest RAM is qlive's own and stays where it is; way " + string(m.h.cfg.Way)
+}
+
+func (m sharedMode) prepare() []step {
+	h := m.h
+	return []step{
+		{name: "verify-mapping", do: h.seeMapped},
+		{name: "compare-blocks", do: h.compareBlocks},
+		{name: "compare-devices", do: h.compareDevices},
+		{name: "set-capabilities", do: h.prepareTarget},
+		{name: "send-ahead", do: h.way.prepare, undo: h.takeBack},
+		{name: "populate", do: h.populate},
+	}
+}
+
+func (m sharedMode) compareAgain(ctx context.Context) error {
+	if err := m.h.compareBlocks(ctx); err != nil {
+		return err
+	}
+	return m.h.compareDevices(ctx)
+}
+
+func (m sharedMode) lastProof() []step {
+	return []step{{name: "last-proof", do: m.h.verifyMapping}, {name: "warm-target", do: m.h.warmTarget}}
+}
+
+func (m sharedMode) commit(ctx context.Context) error { return m.h.runLoaded(ctx) }
+
+func (m sharedMode) drain(context.Context) error {
+	m.h.flipped()
+	m.h.noteExtra()
+	m.h.mustEnter(vmstate.Draining)
+	return nil
+}
+
+// runLoaded runs the target, which has loaded all of the guest, unless the guest stood.
+func (h *Handoff) runLoaded(ctx context.Context) error {
+	if !h.resume {
+		return nil
+	}
+	err := h.step(ctx, step{name: "run-target", do: h.runTarget})
+	if err != nil && !h.ran {
+		return err
+	}
+	if err != nil {
+		h.warn("the target runs the guest, but: %v", err)
+	}
+	return nil
+}

@@ -15,7 +15,7 @@ ALONE := /integration/(demo|faces|start)(/|$$)
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.
 .NOTPARALLEL:
-.PHONY: help setup setup-demo build demo test lint drift unit integration kills soak fuzz bench generate clean
+.PHONY: help setup setup-demo build demo test lint drift unit fuzz-short integration kills soak fuzz bench generate clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ build: ## the static binary bin/qlive
 demo: setup-demo build ## a running guest goes from one QEMU to the next and back
 	bin/qlive demo
 
-test: setup lint drift unit integration ## everything that can be tested here
+test: setup lint drift unit fuzz-short integration ## everything that can be tested here
 
 lint: ## formatting, go vet, staticcheck
 	@scripts/gofmt-check
@@ -54,6 +54,9 @@ kills: ## every failpoint, every party killed and hung there: the whole matrix
 
 soak: ## N handoffs (2000) of random guests while everyone is killed; SEED=… FROM=… again
 	N=$(or $(N),2000) SEED=$(SEED) FROM=$(FROM) SOAK=$(SOAK) go test -count=1 -v -timeout 0 -run TestSoak ./integration/soak
+
+fuzz-short: ## each fuzz target on 5000 inputs
+	@scripts/fuzz 5000x
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz $(FUZZTIME)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,21 +14,28 @@ import (
 	"qlive/vmstate"
 )
 
+// Whatever the body of a request is: it is taken, or refused with a problem.
 func FuzzBodies(f *testing.F) {
+	var posts []string
+	for _, route := range restapi.Routes() {
+		if method, path := at(route); method == http.MethodPost {
+			posts = append(posts, path)
+		}
+	}
+	slices.Sort(posts)
 	for _, seed := range []string{`{"vm":"vm1"}`, `{"vm":"vm1","hold":true,"timeout_s":5,"way":"live"}`, `{"vm":`, `null`, `[]`, `{"vm":"vm1","VM":""}`, `{"vm":"\ud800"}`,
-		`{"name":"a","binary":"/b","args":["-m","1"],"memory":{"page_bytes":4096}}`, strings.Repeat("[", 10_000), "\xff", `{"vm":"vm1","timeout_s":1e309}`} {
-		f.Add("/migrations", seed)
-		f.Add("/vms", seed)
+		`{"name":"a","binary":"/b","args":["-m","1"],"memory":{"page_bytes":4096}}`, strings.Repeat("[", 10_000), "\xff", `{"vm":"vm1","timeout_s":1e309}`, `{"to":"source"}`} {
+		for i := range posts {
+			f.Add(uint8(i), seed)
+		}
 	}
 	handler := restapi.New(restapitest.New(restapitest.VM("vm1")), restapi.Options{
 		Access: everyone(vmstate.RoleAdmin),
 		Crash:  func(reason any, stack []byte) { panic(string(stack)) },
 		Hosts:  []string{"qlive"},
 	})
-	f.Fuzz(func(t *testing.T, path, text string) {
-		if path != "/migrations" && path != "/vms" {
-			return
-		}
+	f.Fuzz(func(t *testing.T, route uint8, text string) {
+		path := posts[int(route)%len(posts)]
 		r, err := http.NewRequest("POST", "http://qlive"+path, strings.NewReader(text))
 		if err != nil {
 			t.Fatal(err)
@@ -36,14 +44,14 @@ func FuzzBodies(f *testing.F) {
 		w := &recorder{header: http.Header{}}
 		handler.ServeHTTP(w, r)
 		switch w.status {
-		case 201, 202:
+		case 200, 201, 202, 204:
 		case 400, 404, 409, 413, 422:
 			var p restapi.Refusal
 			if err := json.Unmarshal(w.body.Bytes(), &p); err != nil || p.Status != w.status || p.Detail == "" || w.header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%q: %d is no problem: %s", text, w.status, w.body.String())
+				t.Errorf("%s %q: %d is no problem: %s", path, text, w.status, w.body.String())
 			}
 		default:
-			t.Errorf("%q: status %d: %s", text, w.status, w.body.String())
+			t.Errorf("%s %q: status %d: %s", path, text, w.status, w.body.String())
 		}
 	})
 }

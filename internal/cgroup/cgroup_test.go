@@ -162,8 +162,8 @@ func FuzzUsage(f *testing.F) {
 	f.Add("700\n", "anon 1\ninactive_file 2\n", "oom_kill 1\n")
 	f.Add("max", "inactive_file", "oom_kill x")
 	f.Add("-1", "inactive_file 18446744073709551615\nactive_file 5\n", "")
+	dir := f.TempDir() // of this worker, which takes one input after the other
 	f.Fuzz(func(t *testing.T, current, stat, events string) {
-		dir := t.TempDir()
 		put(t, dir, map[string]string{"memory.current": current, "memory.max": "100", "memory.stat": stat, "memory.events": events})
 		g, err := cgroup.Find(dir)
 		if err != nil {

@@ -66,8 +66,7 @@ func TestByDescriptor(t *testing.T) {
 		if exe, err := os.Readlink("/proc/" + itoa(p.PID()) + "/exe"); exe != path {
 			t.Errorf("it runs %s, %v", exe, err)
 		}
-		awaitDescriptors(t, p, 3+n)
-		for i, name := range descriptors(t, p) {
+		for i, name := range awaitDescriptors(t, p, 3+n) {
 			if i > 2 && name != os.DevNull {
 				t.Errorf("with %d files descriptor %d is %s", n, i, name)
 			}
@@ -89,14 +88,14 @@ func arguments(t *testing.T, p *qemu.Process) string {
 	}
 }
 
-// awaitDescriptors waits until the process has the first n descriptors and no other: as it begins, a shell has its script open, and a program
-// its libraries and what it knows of languages.
-func awaitDescriptors(t *testing.T, p *qemu.Process, n int) {
+// awaitDescriptors waits until the process has the first n descriptors and no other, and gives what they are: as it begins, a shell has its script
+// open, and a program its libraries and what it knows of languages.
+func awaitDescriptors(t *testing.T, p *qemu.Process, n int) map[int]string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		got := descriptors(t, p)
 		if numbers := slices.Sorted(maps.Keys(got)); len(got) == n && numbers[n-1] == n-1 {
-			return
+			return got
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("its descriptors are %v, want the first %d", got, n)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/internal/hostram"
 	"qlive/internal/proc"
 	"qlive/internal/qmp"
 	"qlive/vmstate/stream"
@@ -68,7 +69,7 @@ func (m *mirror) close() {
 
 // cover lets the mirror hold these blocks.
 func (m *mirror) cover(blocks []qmp.RAMBlock) error {
-	if err := locate(m.memory, m.maps, blocks); err != nil {
+	if err := hostram.Locate(m.memory, m.maps, blocks); err != nil {
 		return err
 	}
 	for _, b := range blocks {

@@ -12,6 +12,17 @@ const (
 	Hugetlbfs Backing = "hugetlbfs" // a named file on a hugetlbfs mount, 0600
 )
 
+// The backings that only a QEMU has which qlive did not start; it may also have one of the above.
+const (
+	Private     Backing = "private"          // anonymous pages of the process: nobody else can map them
+	PrivateFile Backing = "private-file"     // a file mapped with share=off: what the guest writes is the process' own
+	Anonymous   Backing = "shared-anonymous" // shared anonymous pages: a file without a name
+	File        Backing = "file"             // a named file that is no huge pages, mapped with share=on
+)
+
+// Shared tells whether another process can map what b holds.
+func (b Backing) Shared() bool { return b != Private && b != PrivateFile }
+
 // MemorySpec says what guest RAM shall be made of. The zero value is a memfd of ordinary pages.
 type MemorySpec struct {
 	Backing   Backing `json:"backing,omitempty" enum:"memfd,hugetlb,hugetlbfs" doc:"what holds the guest's RAM"`

@@ -19,6 +19,8 @@ type Region struct {
 	folder *os.Root // of a file on hugetlbfs
 	dev    uint64
 	inode  uint64
+	// foreign: somebody else made the file.
+	foreign bool
 }
 
 // Name is the name of QEMU's RAM block.
@@ -77,7 +79,7 @@ func (r *Region) HasHoles() (bool, error) {
 	if err != nil || allocated < r.SizeBytes() {
 		return err == nil, err
 	}
-	if r.backing != vmstate.Memfd || r.SizeBytes()%thpBytes == 0 {
+	if r.pageBytes >= thpBytes || r.SizeBytes()%thpBytes == 0 {
 		return false, nil
 	}
 	// A transparent huge page at the end may stand in the count for a hole elsewhere.

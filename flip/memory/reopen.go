@@ -25,6 +25,8 @@ type Identity struct {
 	Seals     int             `json:"seals"` // F_GET_SEALS; 0 on hugetlbfs
 	FileName  string          `json:"file_name"`
 	Path      string          `json:"path,omitempty"` // of a file on hugetlbfs
+	// Foreign: a QEMU had it before qlive did. Its name, if it has one, and its seals are somebody else's to keep.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // Identities is the set, written down.
@@ -33,6 +35,10 @@ func (s *Set) Identities() ([]Identity, error) {
 	for i, r := range s.regions {
 		list[i] = Identity{
 			Name: r.Name(), Backing: r.backing, SizeBytes: r.SizeBytes(), PageBytes: r.pageBytes, Dev: r.dev, Inode: r.inode, FileName: r.fileName,
+			Foreign: r.foreign,
+		}
+		if r.foreign {
+			continue
 		}
 		if r.backing == vmstate.Hugetlbfs {
 			list[i].Path = r.path
@@ -73,14 +79,17 @@ func Reopen(list []Identity, finds ...Find) (set *Set, err error) {
 	for _, id := range list {
 		r := &Region{
 			plan:  plan{want: Want{Name: id.Name, SizeBytes: id.SizeBytes}, backing: id.Backing, pageBytes: id.PageBytes, fileName: id.FileName, path: id.Path},
-			inode: id.Inode, dev: id.Dev,
+			inode: id.Inode, dev: id.Dev, foreign: id.Foreign,
 		}
-		if id.Backing == vmstate.Hugetlbfs && set.folder == nil {
+		ours := id.Backing == vmstate.Hugetlbfs && !id.Foreign
+		if ours && set.folder == nil {
 			if set.folder, err = openFolder(filepath.Dir(id.Path)); err != nil {
 				return set, err
 			}
 		}
-		r.folder = set.folder
+		if ours {
+			r.folder = set.folder
+		}
 		if r.file, err = find(id, finds); err != nil {
 			return set, err
 		}
@@ -120,7 +129,7 @@ func (r *Region) same(id Identity) error {
 	if err := r.CheckSize(); err != nil {
 		return err
 	}
-	if r.backing == vmstate.Hugetlbfs {
+	if r.backing == vmstate.Hugetlbfs || r.foreign {
 		return nil
 	}
 	seals, err := r.seals()
@@ -164,6 +173,25 @@ func InProcess(pid int) Find {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, fmt.Errorf("cannot look through the descriptors of process %d: %w", pid, err)
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if info, err := os.Stat(path); err == nil && id.is(info) {
+				return os.OpenFile(path, os.O_RDWR, 0)
+			}
+		}
+		return nil, fs.ErrNotExist
+	}
+}
+
+// InMaps finds files among those that a process maps, by /proc/PID/map_files: also what it has no descriptor of. The caller holds the process
+// as for [InProcess], and needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE.
+func InMaps(pid int) Find {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "map_files")
+	return func(id Identity) (*os.File, error) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, fmt.Errorf("cannot look through the mappings of process %d: %w", pid, err)
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())

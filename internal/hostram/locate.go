@@ -1,4 +1,4 @@
-package flip
+package hostram
 
 import (
 	"bytes"
@@ -14,19 +14,19 @@ import (
 	"qlive/internal/qmp"
 )
 
-// locate finds where the source has the RAM blocks whose addresses it did not tell: x-query-ramblock says them since QEMU 8.0.
+// Locate finds where a QEMU has the RAM blocks whose addresses it did not tell: x-query-ramblock says them since QEMU 8.0.
 //
 // An older QEMU has them in its heap. A RAMBlock (include/exec/ramblock.h, the same from 4.0 to 7.2) holds in this order host,
 // colo_cache, offset, used_length, max_length, resized, flags, and a name of 256 bytes. Name and the three lengths, which
 // x-query-ramblock does tell, identify it: exactly one place may match, and its host must be the start of
-// private memory of the block's size, or nothing is believed.
-func locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) error {
+// memory of the block's size, all private or all shared, or nothing is believed. A block without an address is marked by Host being false.
+func Locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) error {
 	if !slices.ContainsFunc(blocks, func(b qmp.RAMBlock) bool { return !b.Host }) {
 		return nil
 	}
 	i := slices.IndexFunc(maps, func(m proc.Mapping) bool { return m.Path == "[heap]" }) // of the main thread, where QEMU makes its machine
 	if i < 0 {
-		return errors.New("cannot read the source's heap: it has none")
+		return errors.New("cannot read QEMU's heap: it has none")
 	}
 	hosts, err := findBlocks(memory, maps[i].Start, maps[i].End, blocks)
 	if err != nil {
@@ -38,11 +38,11 @@ func locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) erro
 			continue
 		}
 		if len(hosts[i]) != 1 {
-			return fmt.Errorf("cannot find RAM block %s in the source: %d places in its heap look like it", b.Name, len(hosts[i]))
+			return fmt.Errorf("cannot find RAM block %s in QEMU's memory: %d places in its heap look like it", b.Name, len(hosts[i]))
 		}
 		host := hosts[i][0]
 		if !covered(maps, host, host+b.Used) {
-			return fmt.Errorf("cannot find RAM block %s in the source: there is no memory of its size at %#x", b.Name, host)
+			return fmt.Errorf("cannot find RAM block %s in QEMU's memory: there is no memory of its size at %#x", b.Name, host)
 		}
 		b.HVA, b.Host = host, true
 	}
@@ -68,7 +68,7 @@ func findBlocks(memory io.ReaderAt, start, end uint64, blocks []qmp.RAMBlock) ([
 		case errors.Is(err, unix.EIO) && (from > start || n > 0): // QEMU has freed memory, and the heap ends here now
 			chunk, end = chunk[:n], from+uint64(n)
 		case err != nil:
-			return nil, fmt.Errorf("cannot read the source's heap: %w", err)
+			return nil, fmt.Errorf("cannot read QEMU's heap: %w", err)
 		}
 		// A record belongs to the chunk that its offset member begins in.
 		first, behind := int(at-from), int(at-from)+heapChunk
@@ -99,10 +99,14 @@ func hostsIn(chunk []byte, first, behind int, b qmp.RAMBlock) (hosts []uint64) {
 	return hosts
 }
 
-// covered tells whether private memory that can be read lies in all of the range.
+// covered tells whether memory that can be read lies in all of the range, all of it private or all of it shared.
 func covered(maps []proc.Mapping, start, end uint64) bool {
+	return coveredBy(maps, start, end, false) || coveredBy(maps, start, end, true)
+}
+
+func coveredBy(maps []proc.Mapping, start, end uint64, shared bool) bool {
 	for _, m := range maps { // by rising address
-		if m.Start <= start && start < m.End && m.Read && !m.Shared {
+		if m.Start <= start && start < m.End && m.Read && m.Shared == shared {
 			start = m.End
 		}
 	}

@@ -1,4 +1,4 @@
-package flip
+package hostram
 
 import (
 	"bytes"
@@ -123,14 +123,14 @@ func TestLocateRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			blocks := []qmp.RAMBlock{b}
-			err := locate(memoryOf(tt.heap), tt.maps, blocks)
+			err := Locate(memoryOf(tt.heap), tt.maps, blocks)
 			if tt.says == "" && (err != nil || !blocks[0].Host || blocks[0].HVA != host) || tt.says != "" && (err == nil || !strings.Contains(err.Error(), tt.says) || blocks[0].Host) {
 				t.Errorf("got %v, %+v", err, blocks[0])
 			}
 		})
 	}
 	known := []qmp.RAMBlock{{Name: "pc.bios", Host: true, HVA: 5}}
-	if err := locate(nil, nil, known); err != nil || known[0].HVA != 5 {
+	if err := Locate(nil, nil, known); err != nil || known[0].HVA != 5 {
 		t.Errorf("what QEMU has told is looked for: %v, %+v", err, known)
 	}
 }
@@ -165,7 +165,8 @@ func TestCovered(t *testing.T) {
 		{"a gap", []proc.Mapping{private(0x1000, 0x2000), private(0x3000, 0x4000)}, 0x1000, 0x4000, false},
 		{"begins before", []proc.Mapping{private(0x2000, 0x4000)}, 0x1000, 0x4000, false},
 		{"ends behind", []proc.Mapping{private(0x1000, 0x3000)}, 0x1000, 0x4000, false},
-		{"shared", []proc.Mapping{private(0x1000, 0x4000), shared}, 0x1000, 0x5000, false},
+		{"private, then shared", []proc.Mapping{private(0x1000, 0x4000), shared}, 0x1000, 0x5000, false},
+		{"shared", []proc.Mapping{shared}, 0x4000, 0x5000, true},
 		{"cannot be read", []proc.Mapping{private(0x1000, 0x4000), hidden}, 0x1000, 0x5000, false},
 		{"no mapping", nil, 0x1000, 0x2000, false},
 		{"address zero", []proc.Mapping{private(0x1000, 0x4000)}, 0, 0x1000, false},
@@ -182,23 +183,24 @@ func TestCovered(t *testing.T) {
 func TestCoveredByPages(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var maps []proc.Mapping
-		good := map[uint64]bool{}
+		private, common := map[uint64]bool{}, map[uint64]bool{}
 		for at := uint64(1); at < 12; {
 			m := proc.Mapping{
 				Start: at + rapid.Uint64Range(0, 2).Draw(t, "gap"), Read: rapid.IntRange(0, 4).Draw(t, "read") > 0, Shared: rapid.IntRange(0, 4).Draw(t, "shared") == 0,
 			}
 			m.End = m.Start + rapid.Uint64Range(1, 4).Draw(t, "pages")
 			for p := m.Start; p < m.End; p++ {
-				good[p] = m.Read && !m.Shared
+				private[p], common[p] = m.Read && !m.Shared, m.Read && m.Shared
 			}
 			maps, at = append(maps, m), m.End
 		}
 		start := rapid.Uint64Range(0, 14).Draw(t, "start")
 		end := start + rapid.Uint64Range(1, 10).Draw(t, "length")
-		want := true
+		allPrivate, allShared := true, true
 		for p := start; p < end; p++ {
-			want = want && good[p]
+			allPrivate, allShared = allPrivate && private[p], allShared && common[p]
 		}
+		want := allPrivate || allShared
 		if got := covered(maps, start, end); got != want {
 			t.Errorf("covered(%v, %d, %d) is %v", maps, start, end, got)
 		}

@@ -19,18 +19,23 @@ func Learn(args []string, dir string, info *Info) (cmdline.Facts, error) {
 	if err != nil {
 		return cmdline.Facts{}, err
 	}
-	facts := cmdline.Facts{Machine: machine, GUID: newGUID()}
+	return cmdline.Facts{Machine: machine, GUID: newGUID(), Paths: LookAtPaths(args, dir)}, nil
+}
+
+// LookAtPaths tells what the memory paths of a line are on this host, relative ones below dir; nil if it has none.
+func LookAtPaths(args []string, dir string) map[string]cmdline.PathInfo {
+	var paths map[string]cmdline.PathInfo
 	for _, p := range cmdline.Paths(args) {
-		if facts.Paths == nil {
-			facts.Paths = map[string]cmdline.PathInfo{}
+		if paths == nil {
+			paths = map[string]cmdline.PathInfo{}
 		}
 		full := p
 		if !filepath.IsAbs(p) {
 			full = filepath.Join(dir, p)
 		}
-		facts.Paths[p] = lookAt(full)
+		paths[p] = lookAt(full)
 	}
-	return facts, nil
+	return paths
 }
 
 // lookAt tells what is at path; of what does not exist, which file system it would lie on.

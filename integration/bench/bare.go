@@ -166,10 +166,10 @@ func (g *bareGuest) handOverBy(ctx context.Context, how way, version string) (Sa
 	if err != nil {
 		return Sample{}, err
 	}
-	held := watchMemory(ctx)
+	held := WatchMemory(ctx, memoryTick)
 	target, p, err := how(ctx, g, version)
 	if err != nil {
-		held.stop()
+		held.Stop()
 		return Sample{}, fmt.Errorf("cannot hand over from QEMU %s to %s: %w", source.version, version, err)
 	}
 	g.at = target
@@ -177,7 +177,7 @@ func (g *bareGuest) handOverBy(ctx context.Context, how way, version string) (Sa
 	source.quit()
 	s := Sample{
 		PauseUS: p.ended.Sub(p.began).Microseconds(), QEMUPauseUS: p.qemuResume.Sub(p.qemuStop).Microseconds(),
-		LapsUS: p.lapsUS, TotalUS: time.Since(began).Microseconds(), HeldBytes: held.stop(), TargetBytes: footprint,
+		LapsUS: p.lapsUS, TotalUS: time.Since(began).Microseconds(), HeldBytes: held.Stop(), TargetBytes: footprint,
 	}
 	if source.ram != target.ram {
 		err = errors.Join(err, source.ram.Close())

@@ -108,18 +108,18 @@ func (g *qliveGuest) handOver(ctx context.Context, c Contender, version string) 
 	if err != nil {
 		return Sample{}, err
 	}
-	held := watchMemory(ctx)
+	held := WatchMemory(ctx, memoryTick)
 	began := time.Now()
 	m, err := g.service.client.Migrate(ctx, vmstate.MigrationSpec{
 		VM: vmName, Binary: g.parts.QEMU(version), Mode: vmstate.ModeShared, Way: c.way(),
 	}, client.NewKey())
 	if err != nil {
-		held.stop()
+		held.Stop()
 		return Sample{}, fmt.Errorf("cannot have qlive hand over: %w", err)
 	}
 	m, err = g.service.client.Migration(ctx, m.ID, handoffLimit)
 	total := time.Since(began)
-	extra := held.stop()
+	extra := held.Stop()
 	if err == nil && m.Phase != vmstate.Completed {
 		err = fmt.Errorf("it is %s: %w", m.Phase, problem(m.Error))
 	}

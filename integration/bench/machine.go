@@ -21,15 +21,16 @@ type Machine struct {
 	Cores       int               `json:"cores"`
 	MemoryBytes uint64            `json:"memory_bytes"`
 	Kernel      string            `json:"kernel"`
-	Virtual     bool              `json:"virtual"` // it is itself a guest
-	Accelerator string            `json:"accelerator"`
-	QEMU        map[string]string `json:"qemu"` // what each version says of itself
+	Virtual     bool              `json:"virtual"`               // it is itself a guest
+	Accelerator string            `json:"accelerator,omitempty"` // of the guests; empty if there are none
+	QEMU        map[string]string `json:"qemu"`                  // what each version says of itself
 	LoadBefore  string            `json:"load_before"`
 	LoadAfter   string            `json:"load_after"`
 }
 
-func describe(ctx context.Context, e env.Env) (Machine, error) {
-	m := Machine{Cores: runtime.NumCPU(), Accelerator: "tcg", QEMU: map[string]string{}, LoadBefore: loadAverage()}
+// Describe looks at the machine, and asks the QEMUs of e what they are.
+func Describe(ctx context.Context, e env.Env) (Machine, error) {
+	m := Machine{Cores: runtime.NumCPU(), Accelerator: "tcg", QEMU: map[string]string{}, LoadBefore: LoadAverage()}
 	info, err := proc.ReadMeminfo()
 	if err != nil {
 		return m, err
@@ -64,8 +65,8 @@ func describe(ctx context.Context, e env.Env) (Machine, error) {
 	return m, nil
 }
 
-// loadAverage is that of the last 1, 5 and 15 minutes.
-func loadAverage() string {
+// LoadAverage is that of the last 1, 5 and 15 minutes.
+func LoadAverage() string {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return "unknown"

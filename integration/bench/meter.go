@@ -30,8 +30,8 @@ type Sample struct {
 // memoryTick is how often the host's memory is looked at.
 const memoryTick = 10 * time.Millisecond
 
-// memoryWatch finds the most memory that the host held.
-type memoryWatch struct {
+// MemoryWatch finds the most memory that the host held.
+type MemoryWatch struct {
 	start, peak int64
 	cancel      context.CancelFunc
 	done        sync.WaitGroup
@@ -44,14 +44,14 @@ func heldNow() (int64, error) {
 	return int64(m.Anon + m.Shmem + (m.HugePages-m.HugePagesFree)*m.HugePageBytes), err
 }
 
-// watchMemory watches until stop is called.
-func watchMemory(ctx context.Context) *memoryWatch {
+// WatchMemory looks at every tick, until Stop is called.
+func WatchMemory(ctx context.Context, every time.Duration) *MemoryWatch {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &memoryWatch{cancel: cancel}
+	w := &MemoryWatch{cancel: cancel}
 	w.start, _ = heldNow()
 	w.peak = w.start
 	w.done.Go(func() {
-		tick := time.NewTicker(memoryTick)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
@@ -67,8 +67,8 @@ func watchMemory(ctx context.Context) *memoryWatch {
 	return w
 }
 
-// stop ends the watch and returns what was held beyond the start.
-func (w *memoryWatch) stop() int64 {
+// Stop ends the watch and returns what was held beyond the start, at the peak, in bytes.
+func (w *MemoryWatch) Stop() int64 {
 	w.cancel()
 	w.done.Wait()
 	return w.peak - w.start

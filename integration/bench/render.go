@@ -16,17 +16,49 @@ func Formats() []string { return []string{"table", "json", "markdown"} }
 
 // Write writes the report in one of the formats. Only json has every single handoff in it.
 func (r Report) Write(w io.Writer, format string) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(r)
-	case "markdown":
-		return r.write(&printer{w: w, heading: "## ", table: writeMarkdown, line: "- "})
-	case "table":
-		return r.write(&printer{w: w, table: writeTable})
+	if format == "json" {
+		return WriteJSON(w, r)
+	}
+	if p := printerOf(w, format); p != nil {
+		return r.write(p)
 	}
 	return vmstate.Errorf(vmstate.Invalid, "cannot write a report as %q", format).With("choose from " + strings.Join(Formats(), ", "))
+}
+
+// WriteJSON writes a report for programs.
+func WriteJSON(w io.Writer, report any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(report)
+}
+
+// printerOf is nil if the format is not one for people.
+func printerOf(w io.Writer, format string) *printer {
+	switch format {
+	case "markdown":
+		return &printer{w: w, heading: "## ", table: writeMarkdown, line: "- "}
+	case "table":
+		return &printer{w: w, table: writeTable}
+	}
+	return nil
+}
+
+// WriteTables writes what describes a run, and then its tables, each with its heading as first line, in a format for people.
+func WriteTables(w io.Writer, format string, description []string, tables ...[][]string) error {
+	p := printerOf(w, format)
+	if p == nil {
+		return vmstate.Errorf(vmstate.Invalid, "cannot write tables as %q", format).With("choose table or markdown")
+	}
+	for _, line := range description {
+		p.print("%s%s\n", p.line, line)
+	}
+	for _, t := range tables {
+		p.print("\n")
+		if p.err == nil {
+			p.err = p.table(w, t)
+		}
+	}
+	return p.err
 }
 
 // printer writes a report for people. The first error stays.
@@ -58,7 +90,7 @@ func (r Report) write(p *printer) error {
 	if p.heading != "" {
 		p.print("# Figures\n\n")
 	}
-	for _, line := range append(r.Machine.lines(), fmt.Sprintf("%s, %d s, seed %d", r.Began.Format("2006-01-02 15:04 MST"), int(r.Took.Seconds()), r.Seed)) {
+	for _, line := range append(r.Machine.Lines(), fmt.Sprintf("%s, %d s, seed %d", r.Began.Format("2006-01-02 15:04 MST"), int(r.Took.Seconds()), r.Seed)) {
 		p.print("%s%s\n", p.line, line)
 	}
 	for _, group := range Groups() {
@@ -73,14 +105,21 @@ func (r Report) write(p *printer) error {
 	return p.err
 }
 
-func (m Machine) lines() []string {
-	where := ""
+// Lines describe the machine to people.
+func (m Machine) Lines() []string {
+	where, guests := "", ""
 	if m.Virtual {
 		where = ", itself virtual"
 	}
+	if m.Accelerator != "" {
+		guests = "; guests under " + m.Accelerator
+	}
 	lines := []string{
-		fmt.Sprintf("%s, %d cores, %.0f GiB%s; Linux %s; guests under %s", m.CPU, m.Cores, gib(m.MemoryBytes), where, m.Kernel, m.Accelerator),
+		fmt.Sprintf("%s, %d cores, %.0f GiB%s; Linux %s%s", m.CPU, m.Cores, gib(m.MemoryBytes), where, m.Kernel, guests),
 		fmt.Sprintf("load %s before, %s after", m.LoadBefore, m.LoadAfter),
+	}
+	if len(m.QEMU) == 0 {
+		return lines
 	}
 	var versions []string
 	for _, v := range m.QEMU {

@@ -52,7 +52,7 @@ func newRow(s scene, c Contender, from, to string, samples []Sample) Row {
 		for i, s := range samples {
 			v[i] = float64(field(s))
 		}
-		return quantilesOf(v)
+		return QuantilesOf(v)
 	}
 	laps := make(map[string]float64)
 	for _, name := range lapNames() {
@@ -93,7 +93,7 @@ func (b *bench) rows(s scene, taken map[leg][]Sample) []Row {
 				row := newRow(s, c, at, to, samples)
 				if reference := u[0]; c != reference {
 					beside := taken[leg{reference, at, to}]
-					if e, ok := pairedRatio(b.rng, pauses(samples), pauses(beside)); ok {
+					if e, ok := PairedRatio(b.rng, pauses(samples), pauses(beside)); ok {
 						row.Beside, row.Ratio = reference, &e
 					}
 				}

@@ -66,7 +66,7 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, endLeftovers(b.dir), unmountLeftovers(b.dir), os.RemoveAll(b.dir)) }()
-	if r.Machine, err = describe(ctx, b.parts.Env); err != nil {
+	if r.Machine, err = Describe(ctx, b.parts.Env); err != nil {
 		return r, err
 	}
 	for i, s := range scenes {
@@ -78,7 +78,7 @@ func Run(ctx context.Context, o Options) (r Report, err error) {
 		}
 	}
 	r.Growth = growths(rand.New(rand.NewPCG(o.Seed, 1)), r.Rows)
-	r.Took, r.Machine.LoadAfter = time.Since(r.Began), loadAverage()
+	r.Took, r.Machine.LoadAfter = time.Since(r.Began), LoadAverage()
 	return r, nil
 }
 

@@ -19,7 +19,8 @@ type Quantiles struct {
 	Mean float64 `json:"mean"`
 }
 
-func quantilesOf(values []float64) Quantiles {
+// QuantilesOf describes the values.
+func QuantilesOf(values []float64) Quantiles {
 	if len(values) == 0 {
 		return Quantiles{}
 	}
@@ -42,7 +43,7 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[low] + (at-float64(low))*(sorted[high]-sorted[low])
 }
 
-func median(values []float64) float64 { return quantilesOf(values).P50 }
+func median(values []float64) float64 { return QuantilesOf(values).P50 }
 
 // Estimate is a number and the interval that holds it with 95 % confidence.
 type Estimate struct {
@@ -69,8 +70,8 @@ func resample(rng *rand.Rand, values []float64) []float64 {
 	return drawn
 }
 
-// pairedRatio estimates the median of a[i]/b[i]. Pairs without a second half are left out; with none at all there is no ratio.
-func pairedRatio(rng *rand.Rand, a, b []float64) (Estimate, bool) {
+// PairedRatio estimates the median of a[i]/b[i]. Pairs without a second half are left out; with none at all there is no ratio.
+func PairedRatio(rng *rand.Rand, a, b []float64) (Estimate, bool) {
 	var ratios []float64
 	for i := range min(len(a), len(b)) {
 		if b[i] > 0 {

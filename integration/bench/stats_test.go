@@ -27,7 +27,7 @@ func TestQuantiles(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := slices.Clone(tt.values)
-			got := quantilesOf(tt.values)
+			got := QuantilesOf(tt.values)
 			for i, pair := range [][2]float64{{got.P50, tt.want.P50}, {got.P95, tt.want.P95}, {got.P99, tt.want.P99}, {got.Max, tt.want.Max}, {got.Mean, tt.want.Mean}} {
 				if !near(pair[0], pair[1]) {
 					t.Errorf("member %d: got %v, want %v", i, pair[0], pair[1])
@@ -52,7 +52,7 @@ func count(n int) []float64 {
 func TestQuantilesLieInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		v := rapid.SliceOfN(rapid.Float64Range(-1e9, 1e9), 1, 100).Draw(t, "values")
-		q := quantilesOf(v)
+		q := QuantilesOf(v)
 		if low := slices.Min(v); !(low <= q.P50 && q.P50 <= q.P95 && q.P95 <= q.P99 && q.P99 <= q.Max && q.Max == slices.Max(v)) {
 			t.Fatalf("least %v: %+v", low, q)
 		}
@@ -71,11 +71,11 @@ func TestPairedRatio(t *testing.T) {
 		b = append(b, slow*(3+rng.Float64()))
 		a = append(a, slow*1.2*(3+rng.Float64()))
 	}
-	e, ok := pairedRatio(fixed(), a, b)
+	e, ok := PairedRatio(fixed(), a, b)
 	if !ok || e.Value < 1.05 || e.Value > 1.35 || e.Low > e.Value || e.High < e.Value || e.High-e.Low > 0.4 {
 		t.Errorf("got %+v, %v", e, ok)
 	}
-	again, _ := pairedRatio(fixed(), a, b)
+	again, _ := PairedRatio(fixed(), a, b)
 	if again != e {
 		t.Errorf("the same seed gives %+v, then %+v", e, again)
 	}
@@ -91,7 +91,7 @@ func TestPairedRatio(t *testing.T) {
 		{"last has no partner", []float64{2, 4, 100}, []float64{1, 2}, 2, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e, ok := pairedRatio(fixed(), tt.a, tt.b)
+			e, ok := PairedRatio(fixed(), tt.a, tt.b)
 			if ok != tt.ok || e.Value != tt.want {
 				t.Errorf("got %+v, %v", e, ok)
 			}
@@ -105,7 +105,7 @@ func TestPairedRatioHoldsItsMedian(t *testing.T) {
 		n := rapid.IntRange(1, 20).Draw(t, "pairs")
 		a := rapid.SliceOfN(positive, n, n).Draw(t, "a")
 		b := rapid.SliceOfN(positive, n, n).Draw(t, "b")
-		e, ok := pairedRatio(fixed(), a, b)
+		e, ok := PairedRatio(fixed(), a, b)
 		if !ok || e.Low > e.Value || e.Value > e.High {
 			t.Fatalf("got %+v, %v", e, ok)
 		}

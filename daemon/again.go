@@ -106,7 +106,7 @@ func (d *Daemon) claim(m *machine, what string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name := m.spec.Name
-	if m.current != nil || m.undecided || m.leaving {
+	if m.current != nil || m.undecided || m.asked.Remove {
 		e := vmstate.Errorf(vmstate.Conflict, "cannot %s %s: it is %s", what, name, m.value.Status).With("`qlive show " + name + "` tells more")
 		e.VM = name
 		return e
@@ -138,7 +138,7 @@ func (m *machine) show(status vmstate.Status, why error) (before *vmstate.Proble
 
 // planRestartLocked decides, for a VM whose QEMU has ended, whether it is started anew. Ran is how long the QEMU did.
 func (m *machine) planRestartLocked(ran time.Duration) {
-	if m.status != vmstate.Broken || m.spec.Restart != vmstate.RestartOnFailure || m.ending == nil {
+	if m.asked.Remove || m.status != vmstate.Broken || m.spec.Restart != vmstate.RestartOnFailure || m.ending == nil {
 		return
 	}
 	why := *m.ending

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"os"
 	"slices"
@@ -65,7 +64,7 @@ func (m *machine) restore(l *left) {
 	defer m.mu.Unlock()
 	v := l.vm
 	m.facts, m.objects, m.journal, m.identities, m.written = v.Facts, v.Objects, l.journal, v.Memory, v.Generations
-	m.number, m.completed, m.past, m.logs, m.consoles = v.Next, v.Completed, v.Past, v.Logs, v.Consoles
+	m.number, m.completed, m.past, m.logs, m.consoles, m.asked = v.Next, v.Completed, v.Past, v.Logs, v.Consoles, v.Asked
 	m.status, m.ending, m.lastKeeper = v.Ended, v.Ending, v.Current
 	m.value = vmstate.VM{Name: v.Spec.Name, StartedAt: v.StartedAt, Machine: v.Facts.Machine.Name, Warnings: v.Warnings, RunState: "none"}
 	for _, id := range v.Memory {
@@ -341,60 +340,4 @@ func (m *machine) keepCalling(g *generation) {
 			return
 		}
 	}
-}
-
-// endedBefore shows a VM whose QEMU had ended before the daemon did, or was never let run.
-func (m *machine) endedBefore() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.status == "" {
-		e := vmstate.Errorf(vmstate.Cancelled, "cannot start %s: the daemon ended while it was being started", m.spec.Name).
-			With("remove it with `qlive rm " + m.spec.Name + "`, and start it again")
-		e.VM = m.spec.Name
-		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(e)
-	}
-	if m.status == vmstate.Starting { // it was to be started anew
-		m.status = vmstate.Broken
-		m.planRestartLocked(0)
-	}
-	if set, err := memory.Reopen(m.identities, memory.ByPath); err == nil { // a file on hugetlbfs that outlives its QEMU
-		m.memory = set
-	}
-	m.goneLocked()
-}
-
-// endedUnseen is what becomes of a VM whose QEMU ended while no daemon looked.
-func (m *machine) endedUnseen(why error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	g, known := (&record.VM{Generations: m.written}).Generation(m.lastKeeper)
-	if known {
-		m.status = vmstate.Stopped
-		if qemu.BrokeOff(g.Line) && why == nil {
-			why = vmstate.Errorf(vmstate.QEMU, "cannot go on with %s: its QEMU, process %d, was killed or crashed while no daemon was watching", m.spec.Name, g.Process.PID).
-				With("see QEMU's log; start it again with `qlive start " + m.spec.Name + "`")
-		}
-		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.Line.Names)
-		m.names.remove()
-	}
-	if why != nil {
-		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(named(why, m.spec.Name))
-	}
-	if m.status == "" {
-		m.status = vmstate.Stopped
-	}
-	m.planRestartLocked(time.Since(m.value.StartedAt))
-	m.goneLocked()
-}
-
-// goneLocked lets go of what a VM without a QEMU does not need, and shows it.
-func (m *machine) goneLocked() {
-	m.d.custody.release(m.spec.Name)
-	if err := errors.Join(m.memory.Close(), m.journal.Close(), m.place.remove()); err != nil {
-		m.log.Warn().Err(err).Msg("not everything was let go of")
-	}
-	m.written, m.lastKeeper = nil, record.None
-	close(m.settled)
-	m.noteLocked()
-	m.publishLocked()
 }

@@ -271,5 +271,6 @@ func (d *Daemon) forget(m *machine) {
 	d.registry.dropVM(m.spec.Name)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	m.forgotten = true
 	delete(d.machines, m.spec.Name)
 }

@@ -79,7 +79,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 		return vmstate.Migration{}, m.unfit
 	case source == nil:
 		return vmstate.Migration{}, m.notThere("hand over")
-	case m.leaving:
+	case m.asked.Remove:
 		return vmstate.Migration{}, vmstate.Errorf(vmstate.Conflict, "cannot hand %s over: it is being removed", m.spec.Name)
 	}
 	regions := slices.Clone(m.value.Regions)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 
-	"qlive/daemon/survey"
 	"qlive/internal/qemu"
 	"qlive/internal/room"
 	"qlive/vmstate"
@@ -25,29 +24,4 @@ func (d *Daemon) startFirst(ctx context.Context, m *machine, binary *qemu.Binary
 	}
 	defer undo(&err, func() error { return d.definitions.drop(m.spec.Name) })
 	return room.Explain(d.cfg.RunDir, d.start(ctx, m, binary))
-}
-
-// removeStopped takes a VM that has no QEMU off the list.
-func (d *Daemon) removeStopped(m *machine) error {
-	name := m.spec.Name
-	if err := d.claim(m, "remove"); err != nil {
-		return err
-	}
-	err := d.noneLeft(name, "remove")
-	if kind := vmstate.KindOf(err); err != nil && kind != vmstate.Conflict { // what cannot be read can be removed, if nothing of it lives
-		if live, looked := survey.Living(d.cfg.vmDir(name)); looked == nil && len(live) == 0 {
-			err = nil
-		}
-	}
-	if err == nil {
-		err = d.definitions.drop(name)
-	}
-	if err != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.machines[name] = m
-		return err
-	}
-	d.forget(m)
-	return nil
 }

@@ -54,11 +54,11 @@ type machine struct {
 	number    int         // of the next generation
 	completed int         // handoffs
 	handoff   *flip.Handoff
-	leaving   bool // it shall go once the guest has powered off
 	// undecided: a handoff has failed, and either of current and stray may run the guest. Nothing touches them but a forced removal.
 	undecided bool
-	discarded bool // a person has had it ended
 	stray     *generation
+	asked     record.Asked
+	forgotten bool // it is off the list; guarded by the daemon's lock
 	ending    *vmstate.Problem
 	unfit     error // why the VM cannot be handed over; nil if it can
 	mute      error // said while the QEMU of a VM that was taken up does not answer
@@ -215,18 +215,18 @@ func (m *machine) stopLocked(last string) {
 	m.log.Info().Str("exit", exit.String()).Msg("QEMU ended")
 	m.current = nil
 	m.status, m.value.RunState = vmstate.Stopped, "none"
-	over := g.guestEnded() || m.discarded
-	if m.discarded {
-		m.ending = nil // what was to be decided has been
-	}
-	if brokeOff(g, exit, over) {
+	over := g.guestEnded() || m.asked.Kill
+	switch {
+	case m.asked.Kill:
+		m.ending = nil // as asked
+	case brokeOff(g, exit, over):
 		p := g.side.Process.Ended("go on with " + m.spec.Name)
 		p.VM, p.Remedy = m.spec.Name, "see QEMU's log; start it again with `qlive start "+m.spec.Name+"`"
 		m.ending = vmstate.ProblemOf(p)
 		if !over {
 			m.status = vmstate.Broken
 		}
-	} else if last != "" {
+	case last != "":
 		m.log.Info().Str("why", last).Msg("guest powered off")
 	}
 	m.value.Regions = nil
@@ -237,16 +237,17 @@ func (m *machine) stopLocked(last string) {
 		err = errors.Join(err, m.stray.discard())
 	}
 	err = errors.Join(err, m.place.remove())
-	m.stray, m.undecided, m.discarded, m.mute = nil, false, false, nil
+	m.stray, m.undecided, m.mute = nil, false, nil
 	m.written, m.lastKeeper = nil, record.None
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
 	}
 	defer close(m.settled)
-	if m.leaving {
+	if m.asked.Remove {
 		m.d.forget(m)
 		return
 	}
+	m.asked = record.Asked{}
 	m.planRestartLocked(time.Since(m.value.StartedAt))
 	m.noteLocked()
 	m.publishLocked()

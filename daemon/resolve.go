@@ -80,7 +80,7 @@ func (d *Daemon) ResolveVM(ctx context.Context, name, to string) (vmstate.VM, er
 func (m *machine) setDiscarded(yes bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.discarded = yes
+	m.asked.Kill = yes
 }
 
 // open finds the two QEMUs of a VM whose last handoff has failed, and calls those that have not answered. Unless there is an error the caller must

@@ -191,52 +191,6 @@ func (d *Daemon) control(ctx context.Context, name, what string, do func(context
 	return m.control(ctx, what, do)
 }
 
-// RemoveVM ends a VM and takes it off the list: with RemovePowerdown once the guest has powered off, with RemoveKill now.
-func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal) error {
-	m, err := d.machine(name)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	g := m.current
-	if m.handoff != nil {
-		m.mu.Unlock()
-		return m.busy("remove")
-	}
-	if g == nil {
-		m.mu.Unlock()
-		return d.removeStopped(m)
-	}
-	if m.undecided && how == restapi.RemovePowerdown {
-		m.mu.Unlock()
-		return m.nobodyKnows("power down")
-	}
-	if mute := m.mute; mute != nil && how == restapi.RemovePowerdown {
-		m.mu.Unlock()
-		return mute
-	}
-	m.leaving = true
-	doomed := []*generation{g, m.stray}
-	m.mu.Unlock()
-	if how == restapi.RemovePowerdown {
-		return g.side.Monitor.SystemPowerdown(ctx)
-	}
-	for _, d := range doomed {
-		if d == nil {
-			continue
-		}
-		if err := d.side.Process.Kill(); err != nil {
-			return err
-		}
-	}
-	select {
-	case <-m.settled:
-		return nil
-	case <-ctx.Done():
-		return vmstate.Errorf(vmstate.Timeout, "cannot see the QEMU of %s end: %w", name, context.Cause(ctx))
-	}
-}
-
 // Migrate accepts a handoff; it runs on by itself.
 func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate.Migration, error) {
 	m, err := d.machine(spec.VM)

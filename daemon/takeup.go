@@ -128,8 +128,13 @@ func (d *Daemon) takeUpOne(l *left) {
 		m.unreadable(l)
 	}
 	d.mu.Lock()
-	d.machines[l.name] = m
+	if m.forgotten {
+		delete(d.machines, l.name)
+	} else {
+		d.machines[l.name] = m
+	}
 	d.mu.Unlock()
+	m.carryOut()
 	v := m.now()
 	m.log.Info().Str("status", string(v.Status)).Int("pid", v.PID).Dur("took", time.Since(began)).Msg("guest taken up")
 }

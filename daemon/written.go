@@ -13,6 +13,7 @@ func (m *machine) writtenLocked() record.VM {
 	v := record.VM{
 		Spec: m.spec, Facts: m.facts, StartedAt: m.value.StartedAt, Memory: m.identities, Objects: m.objects, Warnings: m.value.Warnings,
 		Generations: m.written, Current: record.None, Next: m.number, Completed: m.completed, Past: m.past, Logs: m.logs, Consoles: m.consoles,
+		Asked: m.asked,
 	}
 	for _, g := range m.written {
 		v.Next = max(v.Next, g.Number+1)
@@ -42,7 +43,7 @@ func (m *machine) noteLocked() {
 func (m *machine) noteMigration(v vmstate.Migration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.leaving && m.current == nil {
+	if m.asked.Remove && m.current == nil {
 		return
 	}
 	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), v); err != nil {

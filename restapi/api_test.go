@@ -102,8 +102,11 @@ func TestVMs(t *testing.T) {
 		})
 	}
 	t.Run("start", func(t *testing.T) {
-		s.do("POST", "/vms/vm1/powerdown", "").want(202)
 		var vm vmstate.VM
+		s.do("POST", "/vms/vm1/powerdown?force=true", "").want(200).into(&vm)
+		if vm.Status != vmstate.Stopped {
+			t.Errorf("VM is %s", vm.Status)
+		}
 		s.do("POST", "/vms/vm1/start", "").want(200).into(&vm)
 		if vm.Status != vmstate.Running {
 			t.Errorf("VM is %s", vm.Status)

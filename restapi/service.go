@@ -40,6 +40,8 @@ type Service interface {
 	ResumeVM(ctx context.Context, name string) (vmstate.VM, error)
 	ResetVM(ctx context.Context, name string) (vmstate.VM, error)
 	PowerdownVM(ctx context.Context, name string) (vmstate.VM, error)
+	// KillVM returns when QEMU is gone; the VM stays, stopped.
+	KillVM(ctx context.Context, name string) (vmstate.VM, error)
 	// Undecided tells what is known of a VM whose last handoff has failed, and what can be decided of it.
 	Undecided(ctx context.Context, name string) (vmstate.Decision, error)
 	// ResolveVM does what a person has decided: to is a choice's.

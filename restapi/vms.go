@@ -57,10 +57,12 @@ func (a *api) vmRoutes() {
 		Responses: map[string]*huma.Response{"202": {Description: "The guest has been asked"}}}, a.removeVM)
 	add(a, huma.Operation{OperationID: "start-stopped-vm", Method: http.MethodPost, Path: "/vms/{vm}/start", Summary: "Start a VM that has stopped", Tags: []string{"VMs"},
 		Description: "It is started from its definition, in the QEMU that it ran in last. Returns once QEMU runs and answers."}, a.startStoppedVM)
-	a.vmVerb("pause", "Stop the guest's vCPUs", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PauseVM(ctx, vm) })
-	a.vmVerb("resume", "Let the guest's vCPUs run", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResumeVM(ctx, vm) })
-	a.vmVerb("reset", "Reset the guest, as its reset button does", http.StatusOK, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResetVM(ctx, vm) })
-	a.vmVerb("powerdown", "Ask the guest to power off, as its power button does", http.StatusAccepted, func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PowerdownVM(ctx, vm) })
+	a.vmVerb("pause", "Stop the guest's vCPUs", func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.PauseVM(ctx, vm) })
+	a.vmVerb("resume", "Let the guest's vCPUs run", func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResumeVM(ctx, vm) })
+	a.vmVerb("reset", "Reset the guest, as its reset button does", func(ctx context.Context, vm string) (vmstate.VM, error) { return a.svc.ResetVM(ctx, vm) })
+	add(a, huma.Operation{OperationID: "powerdown-vm", Method: http.MethodPost, Path: "/vms/{vm}/powerdown", Summary: "Ask the guest to power off, as its power button does, or pull its plug", Tags: []string{"VMs"},
+		Description: "The VM stays, and can be started again. Without force it is up to the guest (202). With force=true QEMU is killed, and the VM has stopped (200).", DefaultStatus: http.StatusAccepted,
+		Responses: map[string]*huma.Response{"200": {Description: "QEMU has been killed"}}}, a.powerdown)
 	add(a, huma.Operation{OperationID: "undecided-vm", Method: http.MethodGet, Path: "/vms/{vm}/resolve", Summary: "Show what is known of a VM whose handoff has failed, and what can be decided", Tags: []string{"VMs"}}, a.undecided)
 	add(a, huma.Operation{OperationID: "resolve-vm", Method: http.MethodPost, Path: "/vms/{vm}/resolve", Summary: "Decide who goes on with a VM whose handoff has failed", Tags: []string{"VMs"},
 		Description: "The other QEMU is killed and seen dead first. What cannot be done is refused before anything is touched."}, a.resolve)
@@ -69,8 +71,8 @@ func (a *api) vmRoutes() {
 }
 
 // vmVerb registers POST /vms/{vm}/verb.
-func (a *api) vmVerb(verb, summary string, status int, act func(context.Context, string) (vmstate.VM, error)) {
-	op := huma.Operation{OperationID: verb + "-vm", Method: http.MethodPost, Path: "/vms/{vm}/" + verb, Summary: summary, Tags: []string{"VMs"}, DefaultStatus: status}
+func (a *api) vmVerb(verb, summary string, act func(context.Context, string) (vmstate.VM, error)) {
+	op := huma.Operation{OperationID: verb + "-vm", Method: http.MethodPost, Path: "/vms/{vm}/" + verb, Summary: summary, Tags: []string{"VMs"}}
 	add(a, op, func(ctx context.Context, in *VMPath) (*body[vmstate.VM], error) {
 		vm, err := act(ctx, in.VM)
 		if err != nil {
@@ -168,6 +170,28 @@ func (a *api) getVM(_ context.Context, in *VMPath) (*body[vmstate.VM], error) {
 		return nil, err
 	}
 	return &body[vmstate.VM]{vm}, nil
+}
+
+type powerdownInput struct {
+	VMPath
+	Force bool `query:"force" doc:"kill QEMU instead of asking the guest"`
+}
+
+type powerdownOutput struct {
+	Status int
+	Body   vmstate.VM
+}
+
+func (a *api) powerdown(ctx context.Context, in *powerdownInput) (*powerdownOutput, error) {
+	act, status := a.svc.PowerdownVM, http.StatusAccepted
+	if in.Force {
+		act, status = a.svc.KillVM, http.StatusOK
+	}
+	vm, err := act(ctx, in.VM)
+	if err != nil {
+		return nil, err
+	}
+	return &powerdownOutput{status, a.asOfNow(vm)}, nil
 }
 
 type removeVMInput struct {

@@ -29,6 +29,14 @@ type VM struct {
 	// Ended, for a VM without a QEMU: how it shows itself, and why.
 	Ended  vmstate.Status   `json:"ended,omitempty"`
 	Ending *vmstate.Problem `json:"ending,omitempty"`
+
+	Asked Asked `json:"asked,omitzero"`
+}
+
+// Asked is what somebody has asked for that ends the VM, until it is seen done.
+type Asked struct {
+	Kill   bool `json:"kill,omitempty"`   // its QEMUs are to be killed
+	Remove bool `json:"remove,omitempty"` // it is to go off the list once it has none
 }
 
 // None is the number of no generation.

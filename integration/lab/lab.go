@@ -198,6 +198,7 @@ type Spec struct {
 	NoRAM   bool     // Args say what RAM there is
 	Paused  bool     // -S
 	Bare    bool     // no kernel: the guest sits in its firmware
+	Restart vmstate.RestartPolicy
 }
 
 // VM is a guest that a lab has started.
@@ -222,7 +223,7 @@ func (l *Lab) Start(s Spec) *VM {
 func (l *Lab) TryStart(s Spec) (*VM, error) {
 	l.t.Helper()
 	ctx := l.t.Context()
-	spec := vmstate.VMSpec{Name: or(s.Name, "vm1"), Binary: l.Env.QEMU(or(s.QEMU, env.Installed)), Args: l.Args(s), Memory: s.Memory}
+	spec := vmstate.VMSpec{Name: or(s.Name, "vm1"), Binary: l.Env.QEMU(or(s.QEMU, env.Installed)), Args: l.Args(s), Memory: s.Memory, Restart: s.Restart}
 	if _, err := l.Client.StartVM(ctx, spec); err != nil {
 		return nil, err
 	}

@@ -94,12 +94,7 @@ func TestQEMUEndsUnseen(t *testing.T) {
 		says   string
 	}{
 		{"killed", func(t *testing.T, pid int) { signal(t, pid, unix.SIGKILL) }, vmstate.Broken, "was killed or crashed while no daemon was watching"},
-		{"powered off", func(t *testing.T, _ int) {
-			keys := filepath.Join(d.RunDir(), "vms/vm1/g0/console.in")
-			if err := os.WriteFile(keys, []byte("poweroff\n"), 0); err != nil {
-				t.Fatal(err)
-			}
-		}, vmstate.Stopped, ""},
+		{"powered off", func(t *testing.T, _ int) { powerOff(t, d, "vm1") }, vmstate.Stopped, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			vm := d.Boot(lab.Spec{Guest: small()})

@@ -204,7 +204,13 @@ func (c *Client) Reset(ctx context.Context, name string) (vmstate.VM, error) {
 
 // Powerdown presses a VM's power button.
 func (c *Client) Powerdown(ctx context.Context, name string) (vmstate.VM, error) {
-	return get[vmstate.VM](c)(c.wire.PowerdownVm(ctx, name))
+	return get[vmstate.VM](c)(c.wire.PowerdownVm(ctx, name, &wire.PowerdownVmParams{}))
+}
+
+// Kill ends a VM's QEMU now; the VM stays, stopped.
+func (c *Client) Kill(ctx context.Context, name string) (vmstate.VM, error) {
+	force := true
+	return get[vmstate.VM](c)(c.wire.PowerdownVm(ctx, name, &wire.PowerdownVmParams{Force: &force}))
 }
 
 // Undecided tells what is known of a VM whose handoff has failed, and what can be decided of it.

@@ -257,6 +257,11 @@ func (s *Service) PowerdownVM(_ context.Context, name string) (vmstate.VM, error
 	return s.become(name, vmstate.Stopped)
 }
 
+// KillVM implements restapi.Service.
+func (s *Service) KillVM(_ context.Context, name string) (vmstate.VM, error) {
+	return s.become(name, vmstate.Stopped)
+}
+
 // Undecided implements restapi.Service: of a VM that has failed everything can be decided.
 func (s *Service) Undecided(_ context.Context, name string) (vmstate.Decision, error) {
 	vm, err := s.find(name)

@@ -311,6 +311,12 @@ type ReadLogParams struct {
 	Tail *int64 `form:"tail,omitempty" json:"tail,omitempty"`
 }
 
+// PowerdownVmParams defines parameters for PowerdownVm.
+type PowerdownVmParams struct {
+	// Force kill QEMU instead of asking the guest
+	Force *bool `form:"force,omitempty" json:"force,omitempty"`
+}
+
 // RollbackVmParams defines parameters for RollbackVm.
 type RollbackVmParams struct {
 	// Wait wait so long for the migration's end, such as 30s; at most 1h
@@ -541,10 +547,12 @@ type ClientInterface interface {
 	// Corresponds with POST /vms/{vm}/pause (the `PauseVm` operationId).
 	PauseVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PowerdownVm Ask the guest to power off, as its power button does
+	// PowerdownVm Ask the guest to power off, as its power button does, or pull its plug
+	//
+	// The VM stays, and can be started again. Without force it is up to the guest (202). With force=true QEMU is killed, and the VM has stopped (200).
 	//
 	// Corresponds with POST /vms/{vm}/powerdown (the `PowerdownVm` operationId).
-	PowerdownVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PowerdownVm(ctx context.Context, vm string, params *PowerdownVmParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRegions List a VM's RAM regions
 	//
@@ -955,11 +963,13 @@ func (c *Client) PauseVm(ctx context.Context, vm string, reqEditors ...RequestEd
 	return c.Client.Do(req)
 }
 
-// PowerdownVm Ask the guest to power off, as its power button does
+// PowerdownVm Ask the guest to power off, as its power button does, or pull its plug
+//
+// The VM stays, and can be started again. Without force it is up to the guest (202). With force=true QEMU is killed, and the VM has stopped (200).
 //
 // Corresponds with POST /vms/{vm}/powerdown (the `PowerdownVm` operationId).
-func (c *Client) PowerdownVm(ctx context.Context, vm string, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewPowerdownVmRequest(c.Server, vm)
+func (c *Client) PowerdownVm(ctx context.Context, vm string, params *PowerdownVmParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPowerdownVmRequest(c.Server, vm, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2059,7 +2069,7 @@ func NewPauseVmRequest(server string, vm string) (*http.Request, error) {
 }
 
 // NewPowerdownVmRequest constructs an http.Request for the PowerdownVm method
-func NewPowerdownVmRequest(server string, vm string) (*http.Request, error) {
+func NewPowerdownVmRequest(server string, vm string, params *PowerdownVmParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2082,6 +2092,33 @@ func NewPowerdownVmRequest(server string, vm string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Force != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "force", *params.Force, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)

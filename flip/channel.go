@@ -14,17 +14,19 @@ const sendBuffer = 128 << 20
 
 // socketPair makes the channel that the stream goes through: two connected ends, without a name that anyone else could open,
 // closed on exec.
-func socketPair() (a, b *os.File, err error) {
+func socketPair() (a, b *os.File, err error) { return bufferedPair(sendBuffer) }
+
+func bufferedPair(buffer int) (a, b *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot make the migration channel: %w", err)
 	}
 	for _, fd := range fds {
 		// FORCE goes beyond net.core.wmem_max; it needs CAP_NET_ADMIN, which a daemon that starts QEMUs with taps has.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer); err != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, buffer); err != nil {
 			unix.Close(fds[0])
 			unix.Close(fds[1])
-			return nil, nil, fmt.Errorf("cannot give the migration channel a buffer of %d bytes: %w", sendBuffer, err)
+			return nil, nil, fmt.Errorf("cannot give the migration channel a buffer of %d bytes: %w", buffer, err)
 		}
 	}
 	return os.NewFile(uintptr(fds[0]), "migration-a"), os.NewFile(uintptr(fds[1]), "migration-b"), nil

@@ -18,6 +18,8 @@
 // [Recover] takes up a handoff that another daemon has left behind, and [Resolve] does what a person decides of one that has failed. Both do
 // what package flip/recovery says, one thing at a time, and look again after each.
 //
+// In mode postcopy the commitment comes first: committing is in the journal before the source is told to switch.
+//
 // Memory: package flip/memory makes the RAM and keeps its descriptors. Modes ([mode]: how RAM gets into the target) and ways to switch ([way]): one
 // file each.
 //

@@ -71,6 +71,8 @@ type Handoff struct {
 	ran      bool      // it has obeyed
 	neverRan bool      // it has refused to, or was never told to, and is about to be undone
 	open     bool      // the handoff has failed, and it is not certain that only the source can run the guest
+	whole    bool      // mode postcopy: all pages have come
+	torn     bool      // mode postcopy: neither QEMU has all of the guest, and never will
 	silent   bool      // because the target, told to run, does not answer
 
 	continued chan struct{}
@@ -305,7 +307,7 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	if h.phase() == vmstate.Committing {
 		if h.told && !refusedToRun(cause) {
 			defer h.openGate() // not before the VM is seen as failed
-			h.open, h.silent = true, !h.target.ended()
+			h.open, h.silent = !h.torn, !h.torn && !h.target.ended()
 			return nil, h.end(vmstate.Failed, h.lost(cause))
 		}
 		h.writeOff()
@@ -353,6 +355,9 @@ func (h *Handoff) sourceEnded(cause error) error {
 }
 
 func (h *Handoff) lost(cause error) error {
+	if h.torn { // it is known how
+		return cause
+	}
 	return &vmstate.Error{
 		Kind: vmstate.Lost, Step: string(h.phase()), VM: h.cfg.Migration.VM, Migration: h.cfg.Migration.ID,
 		Detail: "cannot tell which QEMU runs the guest: " + cause.Error(),

@@ -28,6 +28,10 @@ type mode interface {
 
 // newMode makes the mode that is asked for, and the way that it switches over by.
 func newMode(h *Handoff) (mode, way) {
+	if h.cfg.Mode == vmstate.ModePostcopy {
+		w := &postcopyWay{migrateWay: migrateWay{h: h, live: true}}
+		return &postcopyMode{h: h, way: w}, w
+	}
 	m := sharedMode{h}
 	switch h.cfg.Way {
 	case vmstate.WayStopFirst:
@@ -41,11 +45,11 @@ func newMode(h *Handoff) (mode, way) {
 
 // built refuses a mode that this qlive does not have, before anything is started.
 func built(m vmstate.Mode) error {
-	if m == vmstate.ModeShared {
+	if m == vmstate.ModeShared || m == vmstate.ModePostcopy {
 		return nil
 	}
 	return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest over in mode %s: this qlive does not have it", m).
-		With("use mode shared, for guests whose RAM is qlive's")
+		With("use mode shared, for guests whose RAM is qlive's, or postcopy, for those whose RAM is private to their QEMU")
 }
 
 // sharedMode is for a guest whose RAM is qlive's: both QEMUs map it, and nothing of it is copied.

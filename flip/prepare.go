@@ -144,6 +144,14 @@ func (h *Handoff) setCapabilities(ctx context.Context, side *Side) error {
 	if side == h.target {
 		want[qmp.CapLateBlockActivate] = true // unconditional since 10.0, and accepted there all the same
 	}
+	if err := h.capabilities(ctx, side, want); err != nil {
+		return err
+	}
+	return side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64)})
+}
+
+// capabilities switches capabilities of a side and reads them back.
+func (h *Handoff) capabilities(ctx context.Context, side *Side, want map[string]bool) error {
 	if err := side.Monitor.MigrateSetCapabilities(ctx, want); err != nil {
 		return err
 	}
@@ -152,16 +160,16 @@ func (h *Handoff) setCapabilities(ctx context.Context, side *Side) error {
 		return err
 	}
 	var missing []string
-	for name := range want {
-		if !have[name] {
+	for name, on := range want {
+		if have[name] != on {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)
-		return vmstate.Errorf(vmstate.Incompatible, "cannot turn on %s in QEMU %s", strings.Join(missing, ", "), side.Version)
+		return vmstate.Errorf(vmstate.Incompatible, "cannot switch %s in QEMU %s", strings.Join(missing, ", "), side.Version)
 	}
-	return side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64)})
+	return nil
 }
 
 // lastLook is the last thing before the guest is stopped: whatever may have changed while the handoff was held.

@@ -19,28 +19,34 @@ import (
 // verifyMapping proves from /proc/PID/maps that both QEMUs map the very inodes of the guest's RAM, shared, writable and
 // whole. Anything less would run the guest on other memory.
 func (h *Handoff) verifyMapping(context.Context) error {
-	for _, side := range []*Side{h.cfg.Source, h.target} {
-		maps, err := proc.ReadMaps(side.Process.PID())
-		if err != nil {
+	if err := h.mapsAll(h.cfg.Source); err != nil {
+		return err
+	}
+	return h.mapsAll(h.target)
+}
+
+// mapsAll is verifyMapping of one side.
+func (h *Handoff) mapsAll(side *Side) error {
+	maps, err := proc.ReadMaps(side.Process.PID())
+	if err != nil {
+		return err
+	}
+	if len(maps) == 0 {
+		return fmt.Errorf("cannot read the mappings of QEMU %s with pid %d: it has ended: %w", side.Version, side.Process.PID(), unix.ESRCH)
+	}
+	for _, r := range h.cfg.Memory.Regions() {
+		if err := r.CheckSize(); err != nil {
 			return err
 		}
-		if len(maps) == 0 {
-			return fmt.Errorf("cannot read the mappings of QEMU %s with pid %d: it has ended: %w", side.Version, side.Process.PID(), unix.ESRCH)
+		mapped := mappedBytes(maps, r)
+		if mapped < r.SizeBytes() {
+			return vmstate.Errorf(vmstate.Incompatible,
+				"cannot use QEMU %s with pid %d: it maps %d of %d bytes of RAM block %s (inode %d) shared and writable",
+				side.Version, side.Process.PID(), mapped, r.SizeBytes(), r.Name(), r.Inode()).
+				With("the binary must pass QEMU's arguments and its inherited descriptors on unchanged")
 		}
-		for _, r := range h.cfg.Memory.Regions() {
-			if err := r.CheckSize(); err != nil {
-				return err
-			}
-			mapped := mappedBytes(maps, r)
-			if mapped < r.SizeBytes() {
-				return vmstate.Errorf(vmstate.Incompatible,
-					"cannot use QEMU %s with pid %d: it maps %d of %d bytes of RAM block %s (inode %d) shared and writable",
-					side.Version, side.Process.PID(), mapped, r.SizeBytes(), r.Name(), r.Inode()).
-					With("the binary must pass QEMU's arguments and its inherited descriptors on unchanged")
-			}
-			if side == h.target {
-				h.observe(r.Name(), vmstate.Mapped, mapped, 0, 0, 0)
-			}
+		if side == h.target {
+			h.observe(r.Name(), vmstate.Mapped, mapped, 0, 0, 0)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package flip
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"qlive/internal/qemu"
@@ -25,9 +26,8 @@ type migrateWay struct {
 // prepare makes the channel. Both ends are closed here before the first byte: while anyone else holds one, killing the
 // target does not free the source.
 func (w *migrateWay) prepare(ctx context.Context) error {
-	if !w.h.resume && w.h.cfg.Arrived && before10(w.h.cfg.Source.Version) {
-		return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest that stands on from QEMU %s by %s: if it has not run since it arrived, that QEMU aborts",
-			w.h.cfg.Source.Version, w.h.cfg.Way).With("use the way device_state, or resume the guest first")
+	if err := w.standsSinceItCame(); err != nil {
+		return err
 	}
 	if err := w.h.setCapabilities(ctx, w.h.cfg.Source); err != nil {
 		return err
@@ -36,6 +36,20 @@ func (w *migrateWay) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return w.connect(ctx, a, b)
+}
+
+// standsSinceItCame refuses a guest that an old QEMU was handed and may never have run.
+func (w *migrateWay) standsSinceItCame() error {
+	if !w.h.resume && w.h.cfg.Arrived && before10(w.h.cfg.Source.Version) {
+		return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest that stands on from QEMU %s by %s: if it has not run since it arrived, that QEMU aborts",
+			w.h.cfg.Source.Version, w.h.cfg.Way).With("use the way device_state, or resume the guest first")
+	}
+	return nil
+}
+
+// connect gives each side its end of the channel, and keeps none.
+func (w *migrateWay) connect(ctx context.Context, a, b *os.File) error {
 	defer a.Close()
 	defer b.Close()
 	if err := w.h.cfg.Source.Monitor.Getfd(ctx, channelName, int(a.Fd())); err != nil {
@@ -207,7 +221,7 @@ func takeBackMigration(ctx context.Context, monitor *qmp.Client) error {
 
 // takeBackCapability takes back what a migration of somebody else's would not expect.
 func takeBackCapability(ctx context.Context, monitor *qmp.Client) error {
-	return monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false})
+	return monitor.MigrateSetCapabilities(ctx, map[string]bool{qmp.CapIgnoreShared: false, qmp.CapPostcopyRAM: false, qmp.CapReleaseRAM: false})
 }
 
 func (w *migrateWay) close() {

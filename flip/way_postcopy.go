@@ -1,0 +1,260 @@
+package flip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// postcopyWay is QEMU's migration with postcopy: begun with next to no bandwidth while the guest runs, so that nothing of RAM is sent that would have to be sent
+// again, and switched over at once when qlive commits.
+type postcopyWay struct {
+	migrateWay
+	had    qmp.MigrateParameters // of the source
+	turned map[string]bool       // capabilities of the source that were on and would be in the way
+	events *qmp.Subscription     // of the target, from before it runs until all pages have come
+}
+
+const (
+	// postcopyBuffer is half of what the channel holds: the kernel doubles it. It must hold the devices, which the source sends from its main loop;
+	// what is larger delays the pages that the guest waits for, since they queue behind all others.
+	postcopyBuffer = 256 << 10
+	// setupBandwidth, bytes/s, lets pass what a migration begins with, 25 KB of names and sizes, which is not held back, and nothing after that.
+	setupBandwidth = 4096
+)
+
+// inTheWay are capabilities that some version of QEMU does not combine with postcopy, or that would send RAM otherwise.
+func inTheWay() []string {
+	return []string{"x-ignore-shared", "multifd", "mapped-ram", "background-snapshot", "x-colo", "compress", "xbzrle", "postcopy-preempt",
+		"pause-before-switchover", "rdma-pin-all", "zero-copy-send", "auto-converge", "dirty-limit", "dirty-bitmaps", "block"}
+}
+
+func (w *postcopyWay) prepare(ctx context.Context) error {
+	if err := w.standsSinceItCame(); err != nil {
+		return err
+	}
+	if err := w.configureSource(ctx); err != nil {
+		return err
+	}
+	a, b, err := bufferedPair(postcopyBuffer)
+	if err != nil {
+		return err
+	}
+	return w.connect(ctx, a, b)
+}
+
+// configureSource sets what the source must know, and remembers what it knew.
+func (w *postcopyWay) configureSource(ctx context.Context) error {
+	source := w.h.cfg.Source
+	had, err := source.Monitor.QueryMigrateCapabilities(ctx)
+	if err != nil {
+		return err
+	}
+	params, err := source.Monitor.QueryMigrateParameters(ctx)
+	if err != nil {
+		return err
+	}
+	w.had = qmp.MigrateParameters{MaxBandwidth: params.MaxBandwidth, MaxPostcopyBandwidth: params.MaxPostcopyBandwidth}
+	w.turned = make(map[string]bool)
+	want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapPostcopyRAM: true, qmp.CapReleaseRAM: true}
+	for _, name := range inTheWay() {
+		if had[name] {
+			w.turned[name], want[name] = true, false
+		}
+	}
+	if err := w.h.capabilities(ctx, source, want); err != nil {
+		return err
+	}
+	return source.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(setupBandwidth)), MaxPostcopyBandwidth: new(int64)})
+}
+
+// begin lets the source set up its migration, which takes it a time that grows with RAM. The guest runs, and nothing of its RAM is sent.
+func (w *postcopyWay) begin(ctx context.Context) error {
+	h := w.h
+	w.events = h.target.Monitor.Subscribe()
+	if err := h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName); err != nil {
+		return err
+	}
+	return h.target.unlessItEnds(ctx, "as the migration began", func(ctx context.Context) error {
+		for {
+			e, err := h.ears.source.Next(ctx)
+			if err != nil {
+				return err
+			}
+			w.note(e)
+			switch status := e.MigrationStatus(); {
+			case status == qmp.MigrationActive:
+				return nil
+			case status.Ended():
+				return w.reason(ctx, fmt.Errorf("cannot begin to move the guest: the source's migration has %s", status))
+			}
+		}
+	})
+}
+
+// switchOver makes sure that nothing has happened to guest and migration: QEMU itself stops the guest, once qlive has committed.
+func (w *postcopyWay) switchOver(ctx context.Context) error {
+	if err := w.stillRuns(ctx); err != nil {
+		return err
+	}
+	rest(w.h.ears.source, w.note)
+	if w.h.over != "" {
+		return disturbed(w.h.over)
+	}
+	return nil
+}
+
+// runTarget tells the target to run the guest as soon as it has it, and the source to switch. It returns when the guest runs in the target, or
+// stands there as it stood before.
+func (w *postcopyWay) runTarget(ctx context.Context) error {
+	h := w.h
+	if err := h.may(vmstate.ActRunTarget); err != nil {
+		return err
+	}
+	if h.resume {
+		// QEMU takes a cont while it waits for a guest as the word to run it when it has come (qmp_cont), so that no answer of ours lies in the pause.
+		if err := h.target.Monitor.Cont(ctx); err != nil {
+			return refused(err.Error(), err)
+		}
+	}
+	start, err := h.cfg.Source.Monitor.Start(ctx, "migrate-start-postcopy", nil)
+	if err != nil {
+		return err
+	}
+	h.told = true
+	if err := start.Wait(ctx, nil); err != nil {
+		if qerr, ok := errors.AsType[*qmp.Error](err); ok {
+			return refused(qerr.Desc, err)
+		}
+		return w.torn(ctx, err)
+	}
+	if err := w.arrive(ctx); err != nil {
+		return w.torn(ctx, err)
+	}
+	h.ran = true
+	return nil
+}
+
+// arrive waits until the target has the guest.
+func (w *postcopyWay) arrive(ctx context.Context) error {
+	h := w.h
+	for {
+		e, err := w.events.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := ended(e, "target"); err != nil {
+			return err
+		}
+		if e.Name == qmp.EventResume {
+			rest(h.ears.source, w.note) // STOP was before
+			h.notePause(e.Received)
+			h.noteResume(e.QEMUTime)
+			return nil
+		}
+		if !h.resume && e.MigrationStatus() == qmp.MigrationPostcopyActive {
+			return w.stands(ctx)
+		}
+	}
+}
+
+// stands waits until a guest that stood has come to stand in the target, of which QEMU says nothing by itself.
+func (w *postcopyWay) stands(ctx context.Context) error {
+	for {
+		state, err := w.h.target.Monitor.QueryStatus(ctx)
+		if err != nil || state.Status != qmp.RunInMigrate {
+			return err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// torn finds out what has become of a switch that has failed. If the source never let go of the guest, that is a refusal: it goes on there. To
+// know that the target has not run it, it is killed first.
+func (w *postcopyWay) torn(ctx context.Context, err error) error {
+	h := w.h
+	if ctx.Err() != nil {
+		return err // out of time: both may yet do what they were told
+	}
+	words := ""
+	if h.target.EndedSoon() {
+		words = h.target.died("as it loaded the guest").Error()
+	}
+	if kill := h.target.kill(ctx); kill != nil {
+		return errors.Join(err, kill)
+	}
+	ran := false
+	rest(w.events, func(e qmp.Event) { ran = ran || e.Name == qmp.EventResume })
+	kept := w.kept(ctx)
+	switch {
+	case kept && !ran:
+		return &vmstate.Error{Kind: vmstate.QEMU, Step: "run-target", Detail: "cannot switch the guest over: " + firstOf(words, err.Error()), Words: h.target.Process.Tail(5),
+			Remedy: "see what QEMU says; the guest goes on in the source", Err: &refusal{err}}
+	case h.cfg.Source.ended():
+		return h.tornApart("the source died as it let go of it", err)
+	}
+	return h.tornApart("the target ended as it took it: "+firstOf(words, err.Error()), err)
+}
+
+// kept tells whether the source has kept the guest: its migration has failed before it let go. It waits until it has ended or is cut off for good.
+func (w *postcopyWay) kept(ctx context.Context) bool {
+	source := w.h.cfg.Source
+	for {
+		m, err := source.Monitor.QueryMigrate(ctx)
+		switch {
+		case err != nil, m.Status == qmp.MigrationPostcopyPaused, m.Status == qmp.MigrationCompleted:
+			return false
+		case m.Status.Ended():
+			return true
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-source.Gone():
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// tornApart is the end of a guest of which neither QEMU has all.
+func (h *Handoff) tornApart(how string, cause error) error {
+	h.torn = true
+	return &vmstate.Error{
+		Kind: vmstate.Lost, Step: string(h.phase()), VM: h.cfg.Migration.VM, Migration: h.cfg.Migration.ID, Err: cause,
+		Detail: "the guest is lost: " + how + ", and neither QEMU has all of its memory",
+		Remedy: "start the guest anew; `qlive resolve " + h.cfg.Migration.VM + " --to discard` clears away what is left",
+	}
+}
+
+// release gives the source back what it had been told before.
+func (w *postcopyWay) release(ctx context.Context) error {
+	monitor := w.h.cfg.Source.Monitor
+	err := takeBackMigration(ctx, monitor)
+	if len(w.turned) > 0 {
+		err = errors.Join(err, monitor.MigrateSetCapabilities(ctx, w.turned))
+	}
+	return errors.Join(err, monitor.MigrateSetParameters(ctx, w.had))
+}
+
+// letGo ends the listening.
+func (w *postcopyWay) letGo() {
+	if w.events != nil {
+		w.events.Close()
+	}
+}

@@ -1,0 +1,138 @@
+package postcopy_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"qlive/integration/env"
+	"qlive/integration/guest"
+	"qlive/integration/guest/beats"
+	"qlive/integration/postcopy/stranger"
+	"qlive/vmstate"
+)
+
+const mib = 1 << 20
+
+// A guest with private RAM that dirties its memory all the time moves from each version and to each version, and loses nothing.
+func TestPairs(t *testing.T) {
+	e := locate(t)
+	for _, pair := range [][2]string{
+		{env.Installed, env.Newest}, {env.Stable, env.Installed}, {env.Newest, env.Stable},
+	} {
+		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
+			g := boot(t, e, stranger.Spec{QEMU: pair[0], MiB: 256, Guest: guest.Params{FillMiB: 64, DirtyMiB: 8, DirtyPPS: 2000, VerifySecs: 1}})
+			m := move(t, g, pair[1], stranger.Options{})
+			peak := watchPeak(t, g, m)
+			keeper, err := m.Run(t.Context())
+			held := peak()
+			if err != nil || keeper == nil || keeper != m.Target {
+				t.Fatalf("%v; log %+v; target: %q", err, m.Migration().Log, m.Target.Process.Tail(10))
+			}
+			v := m.Migration()
+			t.Logf("pause %d µs, by QEMU %d µs, in all %d ms; RAM held at most %d MiB of 256; %d MiB beside", *v.PauseUS, *v.QEMUPause, v.TotalUS/1000, held/mib, v.ExtraBytes/mib)
+			if most := uint64(256*mib + 256*mib/10 + 64*mib); held > most {
+				t.Errorf("at the peak source and target held %d bytes of guest RAM, at most %d are allowed", held, most)
+			}
+			if _, over := g.Source.Process.Exited(); !over {
+				t.Error("the source has not ended")
+			}
+			unharmed(t, g)
+			checkProgress(t, m)
+		})
+	}
+}
+
+// checkProgress makes sure that progress never went back, was seen under way, and came to its end.
+func checkProgress(t *testing.T, m *stranger.Move) {
+	t.Helper()
+	last, between := 0, false
+	for _, v := range m.Seen() {
+		if v.Progress < last {
+			t.Errorf("progress went from %d to %d", last, v.Progress)
+		}
+		last = v.Progress
+		between = between || v.Phase == vmstate.Draining && v.Regions[0].FlippedBytes > 0 && v.Regions[0].FlippedBytes < v.Regions[0].SizeBytes
+	}
+	if r := m.Migration().Regions[0]; last != 100 || r.State != vmstate.Released || !between {
+		t.Errorf("ends with %d %%, region %+v; seen under way: %v", last, r, between)
+	}
+}
+
+// unharmed lets the guest beat on and verify its memory twice: once begun after now.
+func unharmed(t *testing.T, g *stranger.Guest) {
+	t.Helper()
+	before, err := g.Truth()
+	if err == nil {
+		err = g.Until(t.Context(), "has verified its memory twice more", func(r beats.Report) bool { return r.Mems >= before.Mems+2 && r.Beats > before.Beats+100 })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := g.Truth()
+	if err := errors.Join(err, after.Check()); err != nil {
+		t.Error(err)
+	}
+}
+
+func locate(t *testing.T) env.Env {
+	t.Helper()
+	e, err := env.Locate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func start(t *testing.T, e env.Env, s stranger.Spec) *stranger.Guest {
+	t.Helper()
+	g, err := stranger.Start(t.Context(), e, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+func boot(t *testing.T, e env.Env, s stranger.Spec) *stranger.Guest {
+	t.Helper()
+	g := start(t, e, s)
+	if err := g.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func move(t *testing.T, g *stranger.Guest, to string, o stranger.Options) *stranger.Move {
+	t.Helper()
+	m, err := g.Move(to, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// watchPeak samples how much guest RAM the source's private memory and qlive's file hold together. What it returns ends that and tells the most.
+func watchPeak(t *testing.T, g *stranger.Guest, m *stranger.Move) func() uint64 {
+	t.Helper()
+	end, told := make(chan struct{}), make(chan uint64)
+	go func() {
+		var most uint64
+		for {
+			if held, err := stranger.Held(g, m); err == nil {
+				most = max(most, held)
+			}
+			select {
+			case <-end:
+				told <- most
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	return func() uint64 { close(end); return <-told }
+}

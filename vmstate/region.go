@@ -28,6 +28,7 @@ type MemorySpec struct {
 	Backing   Backing `json:"backing,omitempty" enum:"memfd,hugetlb,hugetlbfs" doc:"what holds the guest's RAM"`
 	PageBytes uint64  `json:"page_bytes,omitempty" doc:"size of a huge page in bytes: 2097152 or 1073741824; 0 takes the default"`
 	Path      string  `json:"path,omitempty" doc:"the hugetlbfs mount or a folder in it, for backing hugetlbfs"`
+	Nodes     []int   `json:"nodes,omitempty" doc:"NUMA nodes of the host that the RAM comes from; any if empty"`
 }
 
 // RegionState is how far a region has come on its way into the target QEMU. During one handoff it only

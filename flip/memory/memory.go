@@ -3,6 +3,7 @@ package memory
 import (
 	"errors"
 	"os"
+	"slices"
 	"sync"
 
 	"qlive/vmstate"
@@ -16,6 +17,8 @@ type Want struct {
 	// Populate allocates every page now, for a guest that was asked for with preallocated RAM: 0.2 s a GiB or
 	// more. The memory is charged to the caller's cgroup, whose limit kills rather than fails.
 	Populate bool
+	// beside is the path of another file of the block's, which this one must not have.
+	beside string
 }
 
 // Set is the RAM of one VM: its files and their descriptors.
@@ -38,7 +41,12 @@ type Set struct {
 // not enough memory or huge pages, Conflict for a file that exists, Unsupported for a page size that the
 // host lacks, Host for the rest.
 func Create(spec vmstate.MemorySpec, vm string, wants []Want) (*Set, error) {
-	return create(newHost(linux{}), spec, vm, wants)
+	set, err := create(newHost(linux{}), spec, vm, wants)
+	if err == nil && len(spec.Nodes) > 0 && slices.ContainsFunc(set.regions, func(r *Region) bool { return r.backing != vmstate.Memfd }) {
+		set.warnings = append(set.warnings, "huge pages that the guest touches first come from whatever NUMA node its QEMU runs on: "+
+			"bind that, or give the memory backend host-nodes= and policy=bind")
+	}
+	return set, err
 }
 
 func create(h host, spec vmstate.MemorySpec, vm string, wants []Want) (set *Set, err error) {
@@ -63,6 +71,9 @@ func create(h host, spec vmstate.MemorySpec, vm string, wants []Want) (set *Set,
 			}
 		}
 		if err = set.add(h, p); err != nil {
+			return set, err
+		}
+		if err = set.regions[len(set.regions)-1].bind(spec.Nodes); err != nil {
 			return set, err
 		}
 	}

@@ -118,8 +118,15 @@ func (h host) planHugetlbfs(p plan, spec vmstate.MemorySpec) (plan, error) {
 		}
 	}
 	p.backing, p.pageBytes, p.path = vmstate.Hugetlbfs, mount, filepath.Join(spec.Path, p.fileName)
+	if p.path == p.want.beside { // no name of another block ends so
+		p.fileName += besideMark
+		p.path += besideMark
+	}
 	return p, nil
 }
+
+// besideMark ends the name of a file beside another one of the same block.
+const besideMark = "+"
 
 // maxBytes is the address space of a process on x86-64.
 const maxBytes = 1 << 47

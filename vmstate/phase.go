@@ -43,6 +43,7 @@ type Act string
 const (
 	ActStartTarget Act = "start the target"
 	ActStopSource  Act = "stop the source" // or let QEMU stop it
+	ActMoveMemory  Act = "move the memory" // into another backing, where that was asked for
 	ActLoadTarget  Act = "load the target"
 	ActRunTarget   Act = "run the target"
 	ActEndSource   Act = "end the source"
@@ -68,8 +69,8 @@ func Phases() []PhaseInfo {
 			[]Act{ActStartTarget}, []Phase{Prepared, RolledBack, Aborted, Failed}},
 		{Prepared, RunsInSource, "wait for `continue` if the migration holds", "kill the target, wait for its death",
 			nil, []Phase{Switching, RolledBack, Aborted, Failed}},
-		{Switching, RunsNowhere, "stop the source, move the device state, the target loads it", "kill the target, wait for its death, give the source its run state back",
-			[]Act{ActStopSource, ActLoadTarget}, []Phase{Committing, RolledBack, Failed}},
+		{Switching, RunsNowhere, "stop the source, move the RAM if its backing changes, move the device state, the target loads it", "kill the target, wait for its death, move the RAM back, give the source its run state back",
+			[]Act{ActStopSource, ActMoveMemory, ActLoadTarget}, []Phase{Committing, RolledBack, Failed}},
 		// RolledBack only where it is proved that the target never ran: QEMU refuses to run it, or dies without having said RESUME.
 		{Committing, RunsEither, "both sides have reported success: run the target", "only if the target has provably not run: kill it, wait for its death, run the source",
 			[]Act{ActRunTarget}, []Phase{Committed, RolledBack, Failed}},

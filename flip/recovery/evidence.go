@@ -51,6 +51,7 @@ type Evidence struct {
 	Source   Sight         `json:"source"`
 	Target   Sight         `json:"target"`
 	Stranger bool          `json:"stranger"` // a process that is neither of the two maps the guest's RAM
+	Moved    bool          `json:"moved"`    // some of the guest's RAM is in its new backing, and not where the source has it
 }
 
 // Valid tells whether e can be at all, whoever has lied: the daemon's own records and every combination of sights.
@@ -96,9 +97,9 @@ func All() []Evidence {
 // variants gives every evidence of a phase, without sights.
 func variants(p vmstate.Phase) []Evidence {
 	var all []Evidence
-	for bits := range 16 {
+	for bits := range 32 {
 		for _, choice := range Choices() {
-			all = append(all, Evidence{Phase: p, NeverRan: bits&1 != 0, Ran: bits&2 != 0, Restarts: bits&4 != 0, Stranger: bits&8 != 0, Resolve: choice})
+			all = append(all, Evidence{Phase: p, NeverRan: bits&1 != 0, Ran: bits&2 != 0, Restarts: bits&4 != 0, Stranger: bits&8 != 0, Moved: bits&16 != 0, Resolve: choice})
 		}
 	}
 	return all

@@ -23,6 +23,11 @@ func starts() []state {
 			state{ran: true, way: way, source: qemu{is: runs}},
 			state{ran: false, way: way, source: qemu{is: stands}})
 	}
+	for _, s := range slices.Clone(all) {
+		if s.rehouse = s.way == vmstate.WayDeviceState; s.rehouse {
+			all = append(all, s)
+		}
+	}
 	return all
 }
 
@@ -34,6 +39,12 @@ func (m *model) wrong(from state, e edge) string {
 	switch {
 	case to.source.is == runs && to.target.is == runs:
 		return "two QEMUs run one guest"
+	case starts("source") && to.away:
+		return "the source runs though its memory is elsewhere"
+	case to.away && !from.away && to.source.is == runs:
+		return "memory is moved while the guest runs on it"
+	case from.away && !to.away && from.target.alive():
+		return "memory is moved back under a target that lives"
 	case starts("source") && from.targetRan && !to.toSource:
 		return "the source runs after the target has run"
 	case starts("target") && from.movedOn && !to.toTarget:
@@ -53,6 +64,8 @@ func (m *model) wrongEnd(s state) string {
 	switch {
 	case !phase.Ended():
 		return "the daemon rests while the handoff is " + string(phase)
+	case s.away && (phase == vmstate.RolledBack || phase == vmstate.Aborted || s.settled && s.resolve == recovery.ToSource):
+		return "the source has the guest, and its memory is elsewhere"
 	case phase == vmstate.Completed && s.source.alive():
 		return "completed, and the source lives"
 	case phase == vmstate.RolledBack && s.target.alive():

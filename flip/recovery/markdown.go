@@ -40,6 +40,7 @@ func conditions(r Row) string {
 		{r.Ran, "the guest ran", "the guest stood"},
 		{r.Restarts, "way `live`", "not way `live`"},
 		{r.Stranger, "a stranger maps the RAM", "no stranger maps the RAM"},
+		{r.Moved, "RAM has been moved", "no RAM has been moved"},
 	} {
 		switch c.is {
 		case Yes:

@@ -26,6 +26,12 @@ func (m *model) forward(s state) []edge {
 			return []edge{m.on(s, "nothing is to be stopped")}
 		}
 		to.source.queue = s.source.queue.pushed(stop)
+	case vmstate.ActMoveMemory:
+		if !s.rehouse {
+			return []edge{m.on(s, "the memory stays")}
+		}
+		s.away = true
+		return []edge{m.on(s, "the memory is moved"), m.abandon(s, "the memory cannot be moved", false)}
 	case vmstate.ActLoadTarget:
 		if s.way == vmstate.WayDeviceState {
 			if !s.source.works() || s.source.is != stands && s.source.is != runs {
@@ -141,7 +147,7 @@ func (m *model) look(s state) []edge {
 				continue
 			}
 			row := m.decide(s, source, target)
-			l := look{source, target, s.phase, s.neverRan}
+			l := look{source, target, s.phase, s.neverRan, s.away}
 			if l == s.was && row.Do == s.do {
 				row = recovery.Stuck(m.evidence(s, source, target))
 			}
@@ -165,7 +171,7 @@ func (m *model) obvious(s state, source, target recovery.Sight) recovery.Choice 
 
 func (m *model) evidence(s state, source, target recovery.Sight) recovery.Evidence {
 	e := recovery.Evidence{Phase: m.info(s).Phase, NeverRan: (s.neverRan || s.knows) && m.info(s).Phase == vmstate.Committing, Ran: s.ran,
-		Restarts: s.way == vmstate.WayLive, Source: source, Target: target}
+		Restarts: s.way == vmstate.WayLive, Source: source, Target: target, Moved: s.away}
 	if !s.settled {
 		e.Resolve = s.resolve
 	}
@@ -196,6 +202,11 @@ func (m *model) act(s state) []edge {
 	switch s.do {
 	case recovery.Fence:
 		to.target = qemu{is: dead}
+	case recovery.MoveBack:
+		full := to
+		full.hurt = true
+		to.away = false
+		return []edge{{"move_back", false, to}, {"the memory cannot be moved back", true, full}}
 	case recovery.GiveBack:
 		return m.giveBack(s)
 	case recovery.WriteOff:

@@ -90,13 +90,15 @@ const (
 
 // state is all of it.
 type state struct {
-	ran bool        // constant: the guest ran
-	way vmstate.Way // constant
+	ran     bool        // constant: the guest ran
+	way     vmstate.Way // constant
+	rehouse bool        // constant: the guest's memory is moved into another backing
 
 	source, target qemu
 	streamed       bool // the target has, or will have, all of the guest that was saved
 	targetRan      bool // truth: the target has run it
 	movedOn        bool // truth: the source has run it since it was saved
+	away           bool // truth, and in the ledger: some of the memory is not where the source has it
 	hurt           bool // somebody killed a QEMU, or let it hang
 
 	phase                uint8 // last record
@@ -120,6 +122,7 @@ type look struct {
 	source, target recovery.Sight
 	phase          uint8
 	neverRan       bool
+	moved          bool
 }
 
 // edge is a step to another state. A fault is a step that need not happen.

@@ -66,6 +66,15 @@ func TestModelNotices(t *testing.T) {
 		{"a guest is called committed without being run", func(m *model) bool {
 			return because(m, vmstate.Committing, "the target has all of the guest, and both sides had reported success", do(recovery.Commit))
 		}, "completed, and the guest stands in the target"},
+		{"memory that was moved is left where it is", func(m *model) bool {
+			return because(m, vmstate.Switching, "the target is gone, and part of the guest's memory is in the new backing", do(recovery.GiveBack))
+		}, "the source runs though its memory is elsewhere"},
+		{"memory is moved back before the fence", func(m *model) bool {
+			return because(m, vmstate.Switching, "the target has not been told to run: the guest goes back to the source", do(recovery.MoveBack))
+		}, "memory is moved back under a target that lives"},
+		{"memory is moved before the source is stopped", func(m *model) bool {
+			return acts(m, vmstate.Switching, vmstate.ActMoveMemory, vmstate.ActStopSource, vmstate.ActLoadTarget)
+		}, "memory is moved while the guest runs on it"},
 		{"a decision that decides nothing", func(m *model) bool {
 			return because(m, vmstate.Committing, "the target does not answer, and may run the guest now or later", do(recovery.Nothing))
 		}, "the daemon rests while the handoff is committing"},

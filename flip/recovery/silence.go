@@ -7,7 +7,7 @@ import "qlive/vmstate"
 func Silent(e Evidence) bool {
 	switch {
 	case e.Phase == vmstate.Switching, e.Phase == vmstate.Committing && e.NeverRan:
-		return e.Target.Gone() && e.Source == Mute
+		return e.Target.Gone() && e.Source == Mute && !e.Moved
 	case e.Phase == vmstate.Committing:
 		return e.Target == Mute && e.Source != Runs && e.Source != Moving
 	}
@@ -25,7 +25,7 @@ func Obvious(e Evidence, open bool) Choice {
 	switch {
 	case e.Phase != vmstate.Failed || e.Resolve != Undecided || e.Stranger:
 		return Undecided
-	case !open && e.Target.Gone() && (e.Source == Runs || e.Source == Stands || e.Source == Moving || e.Source == Ended):
+	case !open && e.Target.Gone() && !e.Moved && (e.Source == Runs || e.Source == Stands || e.Source == Moving || e.Source == Ended):
 		return ToSource
 	case open && (e.Target == Runs || e.Target == Stands || e.Target == Ended) && e.Source != Runs && e.Source != Moving:
 		return ToTarget

@@ -13,6 +13,7 @@ type Action string
 const (
 	Nothing   Action = "nothing"    // it has ended, and nothing is left to do
 	Fence     Action = "fence"      // kill the target, and see it dead
+	MoveBack  Action = "move_back"  // move what is in the new backing back into the old one, where the source has it
 	GiveBack  Action = "give_back"  // end the source's own migration, and give it its run state back
 	WriteOff  Action = "write_off"  // record that the target has never run
 	Intend    Action = "intend"     // record that the target may run from now on (committing)
@@ -29,7 +30,7 @@ const (
 
 // Actions is all of them.
 func Actions() []Action {
-	return []Action{Nothing, Fence, GiveBack, WriteOff, Intend, RunTarget, Commit, EndSource, Complete, RollBack, GiveUp, LeaveOpen, Settle, Refuse}
+	return []Action{Nothing, Fence, MoveBack, GiveBack, WriteOff, Intend, RunTarget, Commit, EndSource, Complete, RollBack, GiveUp, LeaveOpen, Settle, Refuse}
 }
 
 // Tri is a condition on something that is so or not.
@@ -52,6 +53,7 @@ type Row struct {
 	Ran      Tri
 	Restarts Tri
 	Stranger Tri
+	Moved    Tri
 	Source   []Sight
 	Target   []Sight
 	Do       Action
@@ -61,7 +63,7 @@ type Row struct {
 func (r Row) fits(e Evidence) bool {
 	has := func(list []Sight, s Sight) bool { return list == nil || slices.Contains(list, s) }
 	return slices.Contains(r.Phases, e.Phase) && r.NeverRan.holds(e.NeverRan) && r.Resolve == e.Resolve && r.Ran.holds(e.Ran) &&
-		r.Restarts.holds(e.Restarts) && r.Stranger.holds(e.Stranger) && has(r.Source, e.Source) && has(r.Target, e.Target)
+		r.Restarts.holds(e.Restarts) && r.Stranger.holds(e.Stranger) && r.Moved.holds(e.Moved) && has(r.Source, e.Source) && has(r.Target, e.Target)
 }
 
 // Decide is the first row of the table that fits.
@@ -84,6 +86,8 @@ func Stuck(e Evidence) Row {
 		return Row{Do: Refuse, Because: "what was decided did not work"}
 	case e.Phase.Ended():
 		return Row{Do: Nothing, Because: "the handoff has ended"}
+	case e.Moved && e.Target.Gone():
+		return Row{Do: LeaveOpen, Because: "part of the guest's memory is in its new backing, and could not be moved back"}
 	case e.Target.Gone() && (e.Phase != vmstate.Committing || e.NeverRan):
 		return Row{Do: GiveUp, Because: "the source does not take the guest back"}
 	}
@@ -165,6 +169,8 @@ func undoRows() []Row {
 		phases := []vmstate.Phase{p.phase}
 		rows = append(rows,
 			Row{Phases: phases, NeverRan: p.neverRan, Source: gone(), Do: GiveUp, Because: "both QEMUs are dead"},
+			Row{Phases: phases, NeverRan: p.neverRan, Moved: Yes, Source: goesOn(), Do: LeaveOpen, Because: "the source runs, and part of its memory is in the new backing"},
+			Row{Phases: phases, NeverRan: p.neverRan, Moved: Yes, Do: MoveBack, Because: "the target is gone, and part of the guest's memory is in the new backing"},
 			Row{Phases: phases, NeverRan: p.neverRan, Source: []Sight{Mute}, Do: GiveUp, Because: "only the source can run the guest, and it does not answer"},
 			Row{Phases: phases, NeverRan: p.neverRan, Source: []Sight{Loading}, Do: GiveUp, Because: "the source waits for a guest itself"},
 			Row{Phases: phases, NeverRan: p.neverRan, Source: []Sight{Moving}, Do: GiveBack, Because: "the target is gone, and the source's migration has to end"},
@@ -207,6 +213,8 @@ func resolveRows() []Row {
 		{Phases: failed, Resolve: ToSource, Source: []Sight{Loading}, Do: Refuse, Because: "the source waits for a guest itself"},
 		{Phases: failed, Resolve: ToSource, Source: []Sight{Moving, Stands}, Stranger: Yes, Do: Refuse, Because: "a process that qlive does not know maps the guest's RAM"},
 		{Phases: failed, Resolve: ToSource, Target: alive(), Do: Fence, Because: "the guest shall be the source's"},
+		{Phases: failed, Resolve: ToSource, Moved: Yes, Source: goesOn(), Do: Refuse, Because: "the source runs, and part of its memory is in the new backing"},
+		{Phases: failed, Resolve: ToSource, Moved: Yes, Do: MoveBack, Because: "the guest shall be the source's, and part of its memory is in the new backing"},
 		{Phases: failed, Resolve: ToSource, Source: []Sight{Moving}, Do: GiveBack, Because: "the guest shall be the source's"},
 		{Phases: failed, Resolve: ToSource, Source: []Sight{Stands}, Ran: Yes, Do: GiveBack, Because: "the guest shall be the source's"},
 		{Phases: failed, Resolve: ToSource, Do: Settle, Because: "the source has the guest, and the target is gone"},

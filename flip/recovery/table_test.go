@@ -35,7 +35,7 @@ func TestTableIsTotal(t *testing.T) {
 
 func same(a, b recovery.Row) bool {
 	return slices.Equal(a.Phases, b.Phases) && slices.Equal(a.Source, b.Source) && slices.Equal(a.Target, b.Target) && a.NeverRan == b.NeverRan &&
-		a.Resolve == b.Resolve && a.Ran == b.Ran && a.Restarts == b.Restarts && a.Stranger == b.Stranger
+		a.Resolve == b.Resolve && a.Ran == b.Ran && a.Restarts == b.Restarts && a.Stranger == b.Stranger && a.Moved == b.Moved
 }
 
 // Each action is held against what it needs, for all evidence: written down a second time, and differently.
@@ -48,7 +48,9 @@ func TestEveryCombination(t *testing.T) {
 		ok := true
 		switch do {
 		case recovery.GiveBack:
-			ok = undone && e.Target.Gone() && (e.Source == recovery.Moving || e.Source == recovery.Stands && e.Ran) && !e.Stranger
+			ok = undone && !e.Moved && e.Target.Gone() && (e.Source == recovery.Moving || e.Source == recovery.Stands && e.Ran) && !e.Stranger
+		case recovery.MoveBack:
+			ok = undone && e.Moved && e.Target.Gone() && !e.Source.Gone() && !runs(e.Source)
 		case recovery.RunTarget:
 			ok = e.Ran && e.Target == recovery.Stands && !runs(e.Source) && !e.Stranger &&
 				(e.Phase == vmstate.Committing && !e.NeverRan || e.Resolve == recovery.ToTarget && e.Source.Gone())

@@ -23,6 +23,7 @@ func rooms() map[string][]string {
 		"internal/failpoint": domain,
 		"internal":           {"vmstate", "internal"},
 		"flip/memory":        domain,
+		"flip/memory/move":   {"vmstate", "internal/atomicfile", "flip/memory"},
 		"flip/recovery":      domain,
 		"flip":               {"vmstate", "internal", "flip"},
 		"restapi":            domain,

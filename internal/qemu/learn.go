@@ -3,23 +3,72 @@ package qemu
 import (
 	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"qlive/internal/qemu/cmdline"
+	"qlive/vmstate"
 )
 
 // Learn finds out what the line args needs for the life of its guest: the versioned machine type in the binary that starts it first,
 // what the memory paths are on this host (relative ones below dir), and a fresh GUID. It is asked once in a guest's
 // life; the facts are then kept.
 func Learn(args []string, dir string, info *Info) (cmdline.Facts, error) {
+	configs, err := readConfigs(args, dir)
+	if err != nil {
+		return cmdline.Facts{}, err
+	}
+	if args, err = cmdline.Inline(args, configs); err != nil {
+		return cmdline.Facts{}, err
+	}
 	machine, err := cmdline.ResolveMachine(args, info.Machines)
 	if err != nil {
 		return cmdline.Facts{}, err
 	}
-	return cmdline.Facts{Machine: machine, GUID: newGUID(), Paths: LookAtPaths(args, dir)}, nil
+	return cmdline.Facts{Machine: machine, GUID: newGUID(), Paths: LookAtPaths(args, dir), Configs: configs}, nil
+}
+
+// maxConfig is the largest file of -readconfig that is read, in bytes.
+const maxConfig = 1 << 20
+
+// readConfigs reads the files of -readconfig; nil if the line names none.
+func readConfigs(args []string, dir string) (map[string]string, error) {
+	var configs map[string]string
+	for _, p := range cmdline.Configs(args) {
+		full := p
+		if !filepath.IsAbs(p) {
+			full = filepath.Join(dir, p)
+		}
+		text, err := readConfig(full)
+		if err != nil {
+			return nil, vmstate.Errorf(vmstate.Invalid, "cannot read the options in -readconfig %s: %w", p, err).With("name a readable file, or write its options on the command line")
+		}
+		if configs == nil {
+			configs = map[string]string{}
+		}
+		configs[p] = text
+	}
+	return configs, nil
+}
+
+func readConfig(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO does not hold us up
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxConfig {
+		return "", fmt.Errorf("it is no ordinary file of at most %d bytes", maxConfig)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	return string(text), err
 }
 
 // LookAtPaths tells what the memory paths of a line are on this host, relative ones below dir; nil if it has none.

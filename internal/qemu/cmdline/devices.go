@@ -17,6 +17,9 @@ func (r *rewriter) object(o option) (edit, error) {
 	if strings.HasPrefix(kind, "memory-backend-") {
 		return r.backend(o, p)
 	}
+	if kind == "secret" && p.str("id") == masterKey && !r.used(masterKey, o) {
+		return drop(whyMasterKey)
+	}
 	if strings.HasPrefix(kind, "monitor-") && r.s.deadMonitors[p.str("chardev")] {
 		return drop(whyDialOut)
 	}
@@ -40,6 +43,16 @@ func (r *rewriter) object(o option) (edit, error) {
 		}
 	}
 	return keep()
+}
+
+// masterKey is what libvirt calls the secret that it gives to every QEMU for others to be encrypted with.
+const masterKey = "masterKey0"
+
+const whyMasterKey = "libvirt's master key: nothing on the line uses it, and its file is there only while libvirt runs the guest"
+
+// used tells whether another option than o speaks of the id.
+func (r *rewriter) used(id string, o option) bool {
+	return slices.ContainsFunc(r.opts, func(q option) bool { return q.at != o.at && strings.Contains(q.value, id) })
 }
 
 // device refuses devices whose backend one process has alone, and pins what QEMU would choose by itself.

@@ -10,6 +10,7 @@ type option struct {
 	value  string
 	hasVal bool
 	known  bool
+	from   string // the file of -readconfig that it stands in
 }
 
 // arity says whether an option of QEMU takes a value. The table holds every option of qemu-system-x86_64 from 7.2
@@ -30,6 +31,7 @@ func arity() map[string]bool {
 		uuid vga virtfs vnc watchdog-action xen-domid`) {
 		m[name] = true
 	}
+	m["id"] = true // Proxmox has it in QEMUs of its own
 	return m
 }
 

@@ -23,6 +23,9 @@ func Rewrite(args []string, facts Facts, place Placement) (*Line, error) {
 		}
 	}
 	opts, err := parse(args)
+	if err == nil {
+		opts, err = inline(opts, facts.Configs)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +107,13 @@ func (r *rewriter) apply(rules map[string]rule, o option) error {
 	if e.change && o.value == "" {
 		return invalid(o, "its value is empty", "leave it out, or give it a value")
 	}
+	why := ""
+	if o.from != "" {
+		why = "from " + o.from
+		if e.why != "" {
+			e.why = why + ": " + e.why
+		}
+	}
 	switch {
 	case e.drop:
 		r.put(vmstate.Arg{Was: o.token, Why: e.why, Dropped: true})
@@ -111,11 +121,11 @@ func (r *rewriter) apply(rules map[string]rule, o option) error {
 			r.put(vmstate.Arg{Was: o.value, Why: e.why, Dropped: true})
 		}
 	case e.change && e.value != o.value:
-		r.put(vmstate.Arg{Value: o.token}, vmstate.Arg{Value: e.value, Was: o.value, Why: e.why})
+		r.put(vmstate.Arg{Value: o.token, Why: why}, vmstate.Arg{Value: e.value, Was: o.value, Why: e.why})
 	default:
-		r.put(vmstate.Arg{Value: o.token})
+		r.put(vmstate.Arg{Value: o.token, Why: why})
 		if o.hasVal {
-			r.put(vmstate.Arg{Value: o.value})
+			r.put(vmstate.Arg{Value: o.value, Why: why})
 		}
 	}
 	return nil

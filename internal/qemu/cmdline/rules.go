@@ -23,9 +23,10 @@ func rules() map[string]rule {
 		"daemonize": gone("qlive itself lets QEMU run in the background, and must know its process"),
 		"pidfile":   (*rewriter).pidfile, "D": (*rewriter).logfile, "trace": (*rewriter).trace, "run-with": (*rewriter).runWith,
 		"async-teardown": gone(whyTeardown), "runas": (*rewriter).runas,
-		"no-hpet": gone("later QEMUs do not have this option: -machine hpet=off says the same"),
-		"no-acpi": gone("later QEMUs do not have this option: -machine acpi=off says the same"),
-		"loadvm":  (*rewriter).loadvm, "cpu": (*rewriter).cpu, "global": (*rewriter).global, "icount": (*rewriter).icount,
+		"no-hpet":    gone("later QEMUs do not have this option: -machine hpet=off says the same"),
+		"no-acpi":    gone("later QEMUs do not have this option: -machine acpi=off says the same"),
+		"readconfig": (*rewriter).readconfig, "id": gone("the number of the VM, which Proxmox tells its own QEMU: no other QEMU has this option"),
+		"loadvm": (*rewriter).loadvm, "cpu": (*rewriter).cpu, "global": (*rewriter).global, "icount": (*rewriter).icount,
 		"audiodev": (*rewriter).audio, "audio": (*rewriter).audio,
 	}
 	for name, why := range refusals() {
@@ -51,7 +52,6 @@ func refusals() map[string][2]string {
 	share := [2]string{"QEMU cannot hand over a shared folder (9p)", "share it by the guest's network, or as a disk image"}
 	return map[string][2]string{
 		"add-fd":       {"the descriptors of the caller are not there in the QEMU that qlive starts", "name the files by their paths"},
-		"readconfig":   {"qlive does not look into files of options", "write the options of the file on the command line"},
 		"set":          {"it changes another option behind its back", "write the value in that option"},
 		"incoming":     {"qlive itself gives a QEMU its guest", "leave it out"},
 		"gdb":          {"a second process cannot listen there", "leave it out; the monitor's command gdbserver starts it while it is needed"},

@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -156,6 +157,9 @@ func read(o option, implied string) (*props, error) {
 	return p, nil
 }
 
+// ownVersion is what Proxmox adds to a machine type for its own QEMU: a version of its own changes, of which the guest sees nothing.
+var ownVersion = regexp.MustCompile(`\+pve\d+$`)
+
 // ResolveMachine finds the machine type that args ask for among those of a binary: by its name, by an alias such as
 // q35, or the default. The versioned type that it finds is the guest's for life.
 func ResolveMachine(args []string, machines []Machine) (Machine, error) {
@@ -168,6 +172,7 @@ func ResolveMachine(args []string, machines []Machine) (Machine, error) {
 		return Machine{}, err
 	}
 	want, ok := r.s.machine["type"]
+	want = ownVersion.ReplaceAllString(want, "")
 	i := slices.IndexFunc(machines, func(m Machine) bool {
 		if !ok {
 			return m.Default

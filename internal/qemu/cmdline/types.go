@@ -49,6 +49,8 @@ type Facts struct {
 	Machine Machine             `json:"machine"`
 	GUID    string              `json:"guid,omitempty"`  // for -device vmgenid,guid=auto
 	Paths   map[string]PathInfo `json:"paths,omitempty"` // of what Paths names
+	// Configs are the contents of the files that Configs names.
+	Configs map[string]string `json:"configs,omitempty"`
 	// PageBytes is the size of the huge pages that the VM's RAM is made of where the line does not say; 0 for ordinary ones.
 	PageBytes uint64 `json:"page_bytes,omitempty"`
 }

@@ -55,11 +55,7 @@ func undecide(t *testing.T, d *lab.Daemon, vm *lab.VM) (target int) {
 	source := vm.Show().PID
 	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest)})
 	_ = d.AwaitEnd() // by the failpoint
-	for _, pid := range d.QEMUs(t) {
-		if pid != source {
-			target = pid
-		}
-	}
+	target = other(t, d, source)
 	signal(t, target, unix.SIGSTOP)
 	d.SetFailpoints("")
 	d.Start()

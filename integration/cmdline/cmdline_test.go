@@ -178,7 +178,7 @@ func withoutQlive(t *testing.T, e env.Env, b *qemu.Binary, args []string) []stri
 	return names
 }
 
-// tempDir is a folder with two disks and firmware variables, short enough for sockets, which t.TempDir is not.
+// tempDir is a folder with two disks, firmware variables and a kernel, short enough for sockets, which t.TempDir is not.
 func tempDir(t *testing.T, e env.Env) string {
 	t.Helper()
 	vars, err := os.ReadFile(e.OVMFVars)
@@ -194,7 +194,7 @@ func tempDir(t *testing.T, e env.Env) string {
 			t.Error(err)
 		}
 	})
-	for name, content := range map[string][]byte{"disk.img": make([]byte, 1<<20), "disk2.img": make([]byte, 1<<20), "vars.fd": vars} {
+	for name, content := range map[string][]byte{"disk.img": make([]byte, 1<<20), "disk2.img": make([]byte, 1<<20), "vars.fd": vars, "kernel,v1": smallKernel()} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}

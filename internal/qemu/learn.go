@@ -14,7 +14,7 @@ import (
 )
 
 // Learn finds out what the line args needs for the life of its guest: the versioned machine type in the binary that starts it first,
-// what the memory paths are on this host (relative ones below dir), and a fresh GUID. It is asked once in a guest's
+// what the kernel and the memory paths are on this host (relative ones below dir), and a fresh GUID. It is asked once in a guest's
 // life; the facts are then kept.
 func Learn(args []string, dir string, info *Info) (cmdline.Facts, error) {
 	configs, err := readConfigs(args, dir)
@@ -92,6 +92,7 @@ func lookAt(path string) cmdline.PathInfo {
 	var info cmdline.PathInfo
 	if st, err := os.Stat(path); err == nil {
 		info.Exists, info.Dir, info.Regular = true, st.IsDir(), st.Mode().IsRegular()
+		info.Linux = info.Regular && isLinux(path)
 	}
 	for at := path; ; at = filepath.Dir(at) {
 		var fs unix.Statfs_t
@@ -107,6 +108,20 @@ func lookAt(path string) cmdline.PathInfo {
 		}
 		return info
 	}
+}
+
+// isLinux tells whether a file says that it is a Linux kernel for x86, by the mark of its boot protocol
+// (Documentation/arch/x86/boot.rst of Linux; QEMU looks there, too).
+func isLinux(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	const mark, at = "HdrS", 0x202
+	var b [len(mark)]byte
+	_, err = f.ReadAt(b[:], at)
+	return err == nil && string(b[:]) == mark
 }
 
 // newGUID is a random GUID (RFC 9562, version 4).

@@ -114,11 +114,15 @@ func TestLearn(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	kernel := append(make([]byte, 0x202), "HdrS and the rest"...)
+	if err := os.WriteFile(filepath.Join(dir, "kernel"), kernel, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	info := &qemu.Info{Machines: []cmdline.Machine{{Name: "pc-1", Alias: "pc", Default: true, RAMID: "pc.ram"}}}
 	object := func(id, path string) []string {
 		return []string{"-object", "memory-backend-file,id=" + id + ",size=1G,mem-path=" + path}
 	}
-	var args []string
+	args := []string{"-kernel", "kernel"}
 	for id, path := range map[string]string{"a": "file", "b": dir, "c": "/dev/shm", "d": "no/such/file", "e": "/dev/shm/no/such"} {
 		args = append(args, object(id, path)...)
 	}
@@ -128,6 +132,7 @@ func TestLearn(t *testing.T) {
 	}
 	for path, want := range map[string]cmdline.PathInfo{
 		"file":             {Exists: true, Regular: true},
+		"kernel":           {Exists: true, Regular: true, Linux: true},
 		dir:                {Exists: true, Dir: true},
 		"/dev/shm":         {Exists: true, Dir: true, Memory: true},
 		"no/such/file":     {},

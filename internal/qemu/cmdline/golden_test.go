@@ -41,11 +41,12 @@ func facts(tb testing.TB, args []string) cmdline.Facts {
 	return cmdline.Facts{
 		Machine: m, GUID: "f0e1d2c3-b4a5-4687-9a0b-1c2d3e4f5061",
 		Paths: map[string]cmdline.PathInfo{
-			"/dev/shm":         {Exists: true, Dir: true, Memory: true},
-			"/dev/hugepages":   {Exists: true, Dir: true, Memory: true, PageBytes: 2 << 20},
-			"/dev/hugepages/x": {Memory: true, PageBytes: 2 << 20},
-			"/var/lib/ram":     {Exists: true, Dir: true},
-			"/srv/template":    {Exists: true, Regular: true},
+			"/dev/shm":          {Exists: true, Dir: true, Memory: true},
+			"/dev/hugepages":    {Exists: true, Dir: true, Memory: true, PageBytes: 2 << 20},
+			"/dev/hugepages/x":  {Memory: true, PageBytes: 2 << 20},
+			"/var/lib/ram":      {Exists: true, Dir: true},
+			"/srv/template":     {Exists: true, Regular: true},
+			"/srv/vm/kernel,v1": {Exists: true, Regular: true, Linux: true},
 		},
 	}
 }

@@ -73,7 +73,7 @@ func sameButPlaces(tb interface {
 }, args []string, one, two *cmdline.Line) {
 	tb.Helper()
 	all := strings.Join(args, " ")
-	if strings.Contains(all, "runas") || strings.Contains(all, "run-with") || strings.Contains(all, "loadvm") || strings.Contains(all, "host-nodes") || strings.Contains(all, "policy") || strings.Contains(all, first().Dir) {
+	if strings.Contains(all, "kernel,") || strings.Contains(all, "runas") || strings.Contains(all, "run-with") || strings.Contains(all, "loadvm") || strings.Contains(all, "host-nodes") || strings.Contains(all, "policy") || strings.Contains(all, first().Dir) {
 		return // these differ, as their reasons say
 	}
 	moved := two.Argv()

@@ -149,6 +149,7 @@ func (r *rewriter) own(name string) string { return path.Join(r.place.Dir, "own"
 // complete appends what qlive adds to every line.
 func (r *rewriter) complete() error {
 	r.completeMachine()
+	r.addBootKernel()
 	if r.s.defaultSerial {
 		why := "QEMU's default serial port: qlive keeps its text and lets one attach to it"
 		if r.s.nographic {

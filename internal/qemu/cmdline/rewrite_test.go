@@ -201,3 +201,33 @@ func TestNamesDoNotCollide(t *testing.T) {
 		t.Errorf("%+v", line.Names)
 	}
 }
+
+// Later QEMUs make the file themselves, and refuse a second one of that name.
+func TestBootKernel(t *testing.T) {
+	const file = "name=etc/boot/kernel,file=/srv/vm/kernel,,v1"
+	unknown := first()
+	unknown.Version = cmdline.Version{}
+	for name, tt := range map[string]struct {
+		words string
+		place cmdline.Placement
+		want  bool
+	}{
+		"Linux":                 {"-kernel /srv/vm/kernel,v1", first(), true},
+		"the last of two":       {"-machine q35,kernel=/srv/template -kernel /srv/vm/kernel,v1", first(), true},
+		"machine's":             {"-kernel /srv/template -M pc,kernel=/srv/vm/kernel,,v1", first(), true},
+		"JSON":                  {`-M {"type":"pc","kernel":"/srv/vm/kernel,v1"}`, first(), true},
+		"later QEMU":            {"-kernel /srv/vm/kernel,v1", second(), false},
+		"unknown QEMU":          {"-kernel /srv/vm/kernel,v1", unknown, false},
+		"not Linux":             {"-kernel /srv/template", first(), false},
+		"nobody has looked":     {"-kernel /srv/vm/other", first(), false},
+		"no kernel":             {"-machine q35", first(), false},
+		"the user's own":        {"-kernel /srv/vm/kernel,v1 -fw_cfg etc/boot/kernel,file=/srv/x", first(), false},
+		"another of the user's": {"-kernel /srv/vm/kernel,v1 -fw_cfg opt/x,string=y", first(), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if argv := rewrite(t, tt.place, tt.words).Argv(); slices.Contains(argv, file) != tt.want {
+				t.Errorf("in %q", argv)
+			}
+		})
+	}
+}

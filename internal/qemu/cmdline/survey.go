@@ -197,6 +197,9 @@ func Paths(args []string) []string {
 		return nil
 	}
 	var paths []string
+	if k := kernelOf(opts); k != "" {
+		paths = append(paths, k)
+	}
 	for _, o := range opts {
 		p := ""
 		switch o.name {

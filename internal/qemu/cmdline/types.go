@@ -41,6 +41,7 @@ type PathInfo struct {
 	Regular   bool   `json:"regular,omitempty"`
 	PageBytes uint64 `json:"page_bytes,omitempty"` // size of the huge pages if it lies on hugetlbfs, else 0
 	Memory    bool   `json:"memory,omitempty"`     // lies on tmpfs or hugetlbfs
+	Linux     bool   `json:"linux,omitempty"`      // is a Linux kernel as its boot protocol has it, not an ELF file
 }
 
 // Facts are fixed at a guest's first start and kept for its life: every generation is built from the same

@@ -45,7 +45,8 @@ func Append(p Params) string {
 //   - tsc=reliable: without it the kernel calibrates the TSC for its first seconds, has timers of 4 ms
 //     while it does, and may later take a pause of the machine for a fault of the TSC.
 //   - no_timer_check: on a host that is busy no tick may come while the kernel waits for one, and it would panic ("IO-APIC + timer doesn't work").
+//   - nowatchdog: a guest whose QEMU hangs for a while would be told of a soft lockup, in the middle of a beat.
 //   - No reboot= is needed: the default restarts through the firmware on q35 and i440fx.
-const kernelParams = "console=ttyS0,115200 quiet loglevel=1 tsc=reliable no_timer_check cryptomgr.notests"
+const kernelParams = "console=ttyS0,115200 quiet loglevel=1 tsc=reliable no_timer_check nowatchdog cryptomgr.notests"
 
 func sortedKeys(m map[string][]byte) []string { return slices.Sorted(maps.Keys(m)) }

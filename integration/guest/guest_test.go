@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestAppend(t *testing.T) {
-	const std = "console=ttyS0,115200 quiet loglevel=1 tsc=reliable no_timer_check cryptomgr.notests"
+	const std = "console=ttyS0,115200 quiet loglevel=1 tsc=reliable no_timer_check nowatchdog cryptomgr.notests"
 	tests := map[string]struct {
 		params guest.Params
 		want   string

@@ -25,7 +25,7 @@ type Identity struct {
 
 // Exit is how a process ended.
 type Exit struct {
-	Known  bool // false for a process that is not our child: nobody tells us
+	Known  bool // false for a process that is not our child, before Linux 6.15: nobody tells us
 	Code   int  // exit status, if Signal is 0
 	Signal syscall.Signal
 }
@@ -34,7 +34,7 @@ type Exit struct {
 func (e Exit) String() string {
 	switch {
 	case !e.Known:
-		return "has ended"
+		return "has ended, and how was told to nobody: the daemon that had started it was gone"
 	case e.Signal != 0:
 		return fmt.Sprintf("was killed by signal %d (%v)", int(e.Signal), e.Signal)
 	default:
@@ -114,8 +114,12 @@ func (p *Process) wait(raw syscall.RawConn) {
 		// the next line, nobody else can have its number.
 		_ = unix.Kill(-p.id.PID, unix.SIGKILL)
 		if state, err := p.ours.Wait(); err == nil {
-			e = exitOf(state)
+			if ws, ok := state.Sys().(syscall.WaitStatus); ok {
+				e = exitOf(ws)
+			}
 		}
+	} else {
+		e = exitOfAnother(raw)
 	}
 	p.mu.Lock()
 	p.exit = e
@@ -123,17 +127,12 @@ func (p *Process) wait(raw syscall.RawConn) {
 	close(p.done)
 }
 
-// exitOf reads how a child has ended.
-func exitOf(state *os.ProcessState) Exit {
-	ws, ok := state.Sys().(syscall.WaitStatus)
-	switch {
-	case !ok:
-		return Exit{}
-	case ws.Signaled():
+// exitOf reads how a process has ended.
+func exitOf(ws syscall.WaitStatus) Exit {
+	if ws.Signaled() {
 		return Exit{Known: true, Signal: ws.Signal()}
-	default:
-		return Exit{Known: true, Code: ws.ExitStatus()}
 	}
+	return Exit{Known: true, Code: ws.ExitStatus()}
 }
 
 // ended asks without waiting whether the process behind a pidfd has ended.

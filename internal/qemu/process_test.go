@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -240,7 +241,7 @@ func TestAttach(t *testing.T) {
 	if err := other.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if exit := over(t, other); exit.Known {
+	if exit := over(t, other); exit.Known && exit.Signal != syscall.SIGKILL {
 		t.Errorf("we are told that it %v", exit)
 	}
 	over(t, p)
@@ -249,6 +250,54 @@ func TestAttach(t *testing.T) {
 		if q, err := qemu.Attach(id, ""); vmstate.KindOf(err) != vmstate.Lost {
 			t.Errorf("%s: %v, %v", name, q, err)
 		}
+	}
+}
+
+// A kernel that tells how another's child ended is asked, and believed.
+func TestExitOfAnother(t *testing.T) {
+	var name unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if major < 6 || major == 6 && minor < 15 {
+		t.Skip("before 6.15 the kernel tells nobody but the parent")
+	}
+	for _, tt := range []struct {
+		name string
+		sig  syscall.Signal
+		want qemu.Exit
+	}{
+		{"killed", syscall.SIGKILL, qemu.Exit{Known: true, Signal: syscall.SIGKILL}},
+		{"ended", syscall.SIGTERM, qemu.Exit{Known: true, Code: 3}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for deadline := time.Now().Add(time.Minute); ; { // its parent, who is slow to ask, is waited for only shortly
+				p := sh(t, "trap 'exit 3' TERM; echo ready; while sleep 0.01; do :; done")
+				said(t, p, "ready")
+				other, err := qemu.Attach(p.ID(), p.Log())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := syscall.Kill(p.PID(), tt.sig); err != nil { // our child, which nobody has buried
+					t.Fatal(err)
+				}
+				exit := over(t, other)
+				over(t, p)
+				if err := other.Release(); err != nil {
+					t.Error(err)
+				}
+				if exit == tt.want {
+					return
+				}
+				if exit.Known || time.Now().After(deadline) {
+					t.Fatalf("it is said that it %v", exit)
+				}
+			}
+		})
 	}
 }
 

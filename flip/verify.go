@@ -186,9 +186,15 @@ func shapeOf(ctx context.Context, m *qmp.Client) (map[string]string, error) {
 			return nil, err
 		}
 		for _, p := range list {
-			if kind, ok := p.Child(); ok {
-				shape["device "+strings.TrimPrefix(folder, "/machine/")+"/"+p.Name] = kind
+			kind, ok := p.Child()
+			if !ok {
+				continue
 			}
+			place, err := pciPlace(ctx, m, folder+"/"+p.Name)
+			if err != nil {
+				return nil, err
+			}
+			shape["device "+strings.TrimPrefix(folder, "/machine/")+"/"+p.Name] = kind + place
 		}
 	}
 	if err := pciShape(ctx, m, shape); err != nil {
@@ -197,27 +203,43 @@ func shapeOf(ctx context.Context, m *qmp.Client) (map[string]string, error) {
 	return shape, cpuShape(ctx, m, shape)
 }
 
+// pciPlace tells on which bus and where on it a device sits; nothing if it is not one of PCI. query-pci does not tell it of a device
+// behind a bridge whose bus has no number yet, which a guest's firmware gives it: in a target none has.
+func pciPlace(ctx context.Context, m *qmp.Client, path string) (string, error) {
+	properties, err := m.QOMList(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(properties, func(p qmp.QOMProperty) bool { return p.Name == name })
+	}
+	if !has("addr") || !has("parent_bus") {
+		return "", nil
+	}
+	var bus string
+	var addr any // slot and function
+	if err := m.QOMGet(ctx, path, "parent_bus", &bus); err != nil {
+		return "", err
+	}
+	if err := m.QOMGet(ctx, path, "addr", &addr); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(" at %s/%v", bus[strings.LastIndexByte(bus, '/')+1:], addr), nil
+}
+
+// pciShape adds who sits on the root buses: there are devices that the machine makes itself. Those behind bridges are all the user's.
 func pciShape(ctx context.Context, m *qmp.Client, shape map[string]string) error {
 	buses, err := m.QueryPCI(ctx)
 	if err != nil {
 		return err
 	}
 	for _, b := range buses {
-		addPCI(shape, fmt.Sprintf("%02x", b.Bus), b.Devices)
-	}
-	return nil
-}
-
-// addPCI adds who sits where. Numbers of buses behind bridges are the guest's to choose, so a place is told by the slots that
-// lead to it.
-func addPCI(shape map[string]string, at string, devices []qmp.PCIDevice) {
-	for _, d := range devices {
-		place := fmt.Sprintf("%s:%02x.%x", at, d.Slot, d.Function)
-		shape["pci "+place] = fmt.Sprintf("%04x:%04x class %04x", d.ID.Vendor, d.ID.Device, d.ClassInfo.Class)
-		if d.Bridge != nil {
-			addPCI(shape, place, d.Bridge.Devices)
+		for _, d := range b.Devices {
+			place := fmt.Sprintf("pci %02x:%02x.%x", b.Bus, d.Slot, d.Function)
+			shape[place] = fmt.Sprintf("%04x:%04x class %04x", d.ID.Vendor, d.ID.Device, d.ClassInfo.Class)
 		}
 	}
+	return nil
 }
 
 // featureWord is an entry of an x86 CPU's property feature-words.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -195,6 +196,7 @@ type Spec struct {
 	Memory  vmstate.MemorySpec
 	Guest   guest.Params
 	Args    []string // more arguments of QEMU
+	Line    []string // the line that they are added to, in place of the lab's own: machine, CPU, RAM, serial port
 	NoRAM   bool     // Args say what RAM there is
 	Paused  bool     // -S
 	Bare    bool     // no kernel: the guest sits in its firmware
@@ -254,7 +256,9 @@ func or(s, otherwise string) string {
 func (l *Lab) Args(s Spec) []string {
 	args := []string{"-accel", "tcg", "-cpu", "qemu64", "-machine", or(s.Machine, "pc-q35-7.2"), "-smp", strconv.Itoa(max(s.CPUs, 1)),
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"}
-	if !s.NoRAM {
+	if s.Line != nil {
+		args = slices.Clone(s.Line)
+	} else if !s.NoRAM {
 		args = append(args, "-m", strconv.Itoa(max(s.MiB, 256)))
 	}
 	if !s.Bare {

@@ -184,7 +184,7 @@ func (h *Handoff) notePause(end time.Time) {
 		return
 	}
 	us := end.Sub(h.stopped).Microseconds()
-	h.trace.add(laneHandoff, "pause", h.stopped, end, nil)
+	h.trace.add(lanePause, "pause", h.stopped, end, nil)
 	h.mu.Lock()
 	h.m.PauseUS = &us
 	h.mu.Unlock()

@@ -6,9 +6,11 @@ import (
 	"time"
 )
 
-// Lanes of a trace: who was busy.
+// Lanes of a trace: who was busy. In one lane spans lie within one another or apart: a viewer may drop what crosses another's end. The pause does, since it
+// begins when stop has been sent and ends with the answer of cont; so it has its own.
 const (
 	laneHandoff = "handoff"
+	lanePause   = "pause"
 	laneSource  = "source"
 	laneTarget  = "target"
 )
@@ -59,7 +61,7 @@ func (t *Trace) JSON(migration string) ([]byte, error) {
 	spans := append([]span(nil), t.spans...)
 	t.mu.Unlock()
 
-	lanes := []string{laneHandoff, laneSource, laneTarget}
+	lanes := []string{laneHandoff, lanePause, laneSource, laneTarget}
 	events := []traceEvent{{Name: "process_name", Ph: "M", PID: 1, Args: map[string]any{"name": "qlive " + migration}}}
 	for i, lane := range lanes {
 		events = append(events, traceEvent{Name: "thread_name", Ph: "M", PID: 1, TID: i + 1, Args: map[string]any{"name": lane}})

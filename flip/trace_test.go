@@ -38,11 +38,12 @@ func TestTraceJSON(t *testing.T) {
 	want := traceFile{DisplayTimeUnit: "ms", TraceEvents: []traceEvent{
 		{Name: "process_name", Ph: "M", PID: 1, Args: named("qlive mig-1")},
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 1, Args: named("handoff")},
-		{Name: "thread_name", Ph: "M", PID: 1, TID: 2, Args: named("source")},
-		{Name: "thread_name", Ph: "M", PID: 1, TID: 3, Args: named("target")},
+		{Name: "thread_name", Ph: "M", PID: 1, TID: 2, Args: named("pause")},
+		{Name: "thread_name", Ph: "M", PID: 1, TID: 3, Args: named("source")},
+		{Name: "thread_name", Ph: "M", PID: 1, TID: 4, Args: named("target")},
 		{Name: "plan", Ph: "X", PID: 1, TID: 1, TS: 50, Dur: dur(30)},
-		{Name: "query-status", Ph: "X", PID: 1, TID: 2, TS: 0, Dur: dur(20)},
-		{Name: "RESUME", Ph: "i", PID: 1, TID: 3, TS: 90, S: "t"},
+		{Name: "query-status", Ph: "X", PID: 1, TID: 3, TS: 0, Dur: dur(20)},
+		{Name: "RESUME", Ph: "i", PID: 1, TID: 4, TS: 90, S: "t"},
 		{Name: "load", Ph: "X", PID: 1, TID: 1, TS: 81, Dur: dur(1), Args: map[string]any{"error": "no"}},
 	}}
 	if diff := cmp.Diff(want, file); diff != "" {
@@ -56,8 +57,8 @@ func TestTraceOfNothing(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(text, &file)
 	}
-	if err != nil || len(file.TraceEvents) != 4 {
-		t.Errorf("%s, %v: want the names of a process and three lanes", text, err)
+	if err != nil || len(file.TraceEvents) != 5 {
+		t.Errorf("%s, %v: want the names of a process and four lanes", text, err)
 	}
 }
 
@@ -80,7 +81,7 @@ func TestTraceConcurrently(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(text, &file)
 	}
-	if err != nil || len(file.TraceEvents) != 4+800 {
-		t.Errorf("%d events (%v), want 804", len(file.TraceEvents), err)
+	if err != nil || len(file.TraceEvents) != 5+800 {
+		t.Errorf("%d events (%v), want 805", len(file.TraceEvents), err)
 	}
 }

@@ -38,8 +38,8 @@ func tracedLaps(trace []byte, way vmstate.Way) (map[string]int64, error) {
 	ends := make(map[string]float64)
 	var start, end float64
 	for _, e := range t.TraceEvents {
-		if e.TID != 1 || e.Ph != "X" {
-			continue // a command, an instant, or the name of a lane
+		if e.Ph != "X" || e.TID != 1 && e.Name != "pause" {
+			continue // a command, an instant, or the name of a lane; the pause has one of its own
 		}
 		ends[e.Name] = e.TS + e.Dur
 		if e.Name == "pause" {

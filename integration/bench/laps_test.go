@@ -15,7 +15,7 @@ func TestTracedLaps(t *testing.T) {
 		{"name":"save","ph":"X","pid":1,"tid":1,"ts":155,"dur":1000},
 		{"name":"load","ph":"X","pid":1,"tid":1,"ts":1160,"dur":840},
 		{"name":"RESUME","ph":"i","pid":1,"tid":3,"ts":2050,"s":"t"},
-		{"name":"pause","ph":"X","pid":1,"tid":1,"ts":101,"dur":2000}]}`
+		{"name":"pause","ph":"X","pid":1,"tid":2,"ts":101,"dur":2000}]}`
 	for _, tt := range []struct {
 		way  vmstate.Way
 		want map[string]int64

@@ -315,8 +315,9 @@ func (w *deviceWay) quietSinceStop() error {
 	reset := false
 	rest(w.h.ears.source, func(e qmp.Event) {
 		w.h.note(e)
-		// Also one from before the stop: a guest handed over some 30 ms after its reset was once seen not to come up again.
-		reset = reset || e.Name == qmp.EventReset
+		if e.Name == qmp.EventReset { // before the stop it is over and done
+			reset = reset || !w.h.resume || !w.h.qemuStop.IsZero()
+		}
 	})
 	if reset {
 		return disturbed(qmp.EventReset)

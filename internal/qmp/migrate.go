@@ -97,6 +97,12 @@ func (c *Client) QueryMigrateCapabilities(ctx context.Context) (map[string]bool,
 	return capabilities, nil
 }
 
+// Modes of a migration.
+const (
+	MigModeNormal      = "normal"
+	MigModeCPRTransfer = "cpr-transfer"
+)
+
 // MigrateParameters are the parameters of migrations that the code uses; nil leaves one as it is.
 type MigrateParameters struct {
 	MaxBandwidth         *int64  `json:"max-bandwidth,omitempty"`          // bytes/s, 0 for no limit
@@ -127,6 +133,31 @@ func MigrateCommand(uri string) Command { return Command{"migrate", migrateArgs{
 // ends is told by the event MIGRATION and by QueryMigrate.
 func (c *Client) Migrate(ctx context.Context, uri string) error {
 	return c.run(ctx, MigrateCommand(uri))
+}
+
+// migrateCPRArgs are those of a migration in mode cpr-transfer. Both addresses are of sockets, and of the type unix.
+type migrateCPRArgs struct {
+	Channels []migrationChannel `json:"channels" since:"8.2"`
+}
+
+type migrationChannel struct {
+	Type string        `json:"channel-type"`
+	Addr unixMigration `json:"addr"`
+}
+
+type unixMigration struct {
+	Transport string `json:"transport"`
+	Type      string `json:"type"`
+	Path      string `json:"path"`
+}
+
+// MigrateCPR starts an outgoing migration in mode cpr-transfer, which QEMU has since 10.0. It returns once the descriptors have been sent to whoever
+// listens at the path cpr. Once he hangs up, QEMU connects to main, stops the guest, and sends its devices there.
+func (c *Client) MigrateCPR(ctx context.Context, main, cpr string) error {
+	at := func(kind, path string) migrationChannel {
+		return migrationChannel{kind, unixMigration{Transport: "socket", Type: "unix", Path: path}}
+	}
+	return c.run(ctx, Command{"migrate", migrateCPRArgs{[]migrationChannel{at("main", main), at("cpr", cpr)}}})
 }
 
 type migrateIncomingArgs struct {

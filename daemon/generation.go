@@ -42,8 +42,10 @@ type plan struct {
 	score  int // oom_score_adj that it starts with
 }
 
-// planGeneration finds out what the binary is and writes the command line for it; nothing is started.
-func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, number int, incoming bool) (*plan, error) {
+// planGeneration finds out what the binary is and writes the command line for it; nothing is started. The mode is that of the handoff that it is to
+// be the target of; without one it begins with the guest.
+func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, number int, mode vmstate.Mode) (*plan, error) {
+	incoming := mode != ""
 	info, err := m.d.prober.Probe(ctx, binary)
 	if err != nil {
 		return nil, err
@@ -64,7 +66,7 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, numbe
 		p.score = waitingScore
 	}
 	p.line, err = cmdline.Rewrite(m.spec.Args, m.facts, cmdline.Placement{
-		Dir: p.dir, Incoming: incoming, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
+		Dir: p.dir, Incoming: incoming, Given: mode == vmstate.ModeCPR, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
 	})
 	return p, err
 }

@@ -11,6 +11,7 @@ import (
 	"qlive/internal/definition"
 	"qlive/internal/journal"
 	"qlive/internal/qemu"
+	"qlive/internal/qemu/cmdline"
 	"qlive/internal/qmp"
 	"qlive/internal/room"
 	"qlive/vmstate"
@@ -60,7 +61,7 @@ type tracing struct {
 }
 
 // migrate accepts a handoff of this VM. It runs on by itself.
-func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Binary) (vmstate.Migration, error) {
+func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id string, binary *qemu.Binary) (vmstate.Migration, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.handoff != nil {
@@ -86,7 +87,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 	for i, r := range regions {
 		regions[i] = r.Reset(source.side.Process.PID())
 	}
-	run := &run{m: m, source: source, binary: binary, number: m.number}
+	run := &run{m: m, source: source, binary: binary, number: m.number, mode: mode.Mode}
 	way := flip.ChooseWay(spec.Way)
 	run.handoff = flip.New(flip.Config{
 		Migration: vmstate.Migration{
@@ -95,8 +96,9 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, id string, binary *qemu.Bi
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
-		Spec: spec, Number: run.number, Arrived: source.number > 0, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
+		Spec: spec, Number: run.number, Arrived: source.number > 0, Mode: mode.Mode, Why: mode.Why, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
+		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
 		Gate: &m.gate, Quiet: m.hush, Log: m.log,
 	})
 	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), run.handoff.Migration()); err != nil {
@@ -126,11 +128,12 @@ type run struct {
 	binary  *qemu.Binary
 	planned *plan
 	number  int
+	mode    vmstate.Mode
 	events  *qmp.Subscription // of the target, from before it runs
 }
 
 func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
-	p, err := r.m.planGeneration(ctx, r.binary, r.number, true)
+	p, err := r.m.planGeneration(ctx, r.binary, r.number, r.mode)
 	if err != nil {
 		return vmstate.QEMUProcess{}, err
 	}

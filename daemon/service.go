@@ -192,7 +192,7 @@ func (d *Daemon) control(ctx context.Context, name, what string, do func(context
 }
 
 // Migrate accepts a handoff; it runs on by itself.
-func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate.Migration, error) {
+func (d *Daemon) Migrate(ctx context.Context, spec vmstate.MigrationSpec) (vmstate.Migration, error) {
 	m, err := d.machine(spec.VM)
 	if err != nil {
 		return vmstate.Migration{}, err
@@ -224,7 +224,11 @@ func (d *Daemon) Migrate(_ context.Context, spec vmstate.MigrationSpec) (vmstate
 	if err := d.checkRoom("hand over " + spec.VM); err != nil {
 		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 	}
-	return m.migrate(spec, newID(), binary)
+	mode, err := m.chooseMode(ctx, spec.Mode)
+	if err != nil {
+		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
+	}
+	return m.migrate(spec, mode, newID(), binary)
 }
 
 // newID names a migration: by the time, so that they sort, and by chance, so that they differ.

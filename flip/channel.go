@@ -1,8 +1,11 @@
 package flip
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,4 +33,34 @@ func bufferedPair(buffer int) (a, b *os.File, err error) {
 		}
 	}
 	return os.NewFile(uintptr(fds[0]), "migration-a"), os.NewFile(uintptr(fds[1]), "migration-b"), nil
+}
+
+// channel makes a channel with one end for this QEMU, which waits for its guest there from now on, the other for qlive, and nobody else.
+func (s *Side) channel(ctx context.Context) (*net.UnixConn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the migration channel: %w", err)
+	}
+	if err = s.Monitor.Getfd(ctx, channelName, int(theirs.Fd())); err != nil {
+		err = fmt.Errorf("cannot give the target the channel: %w", err)
+	} else {
+		err = s.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil // of an AF_UNIX socket
+}
+
+// endsWith makes all that waits for a socket end with ctx, and gives back what undoes that.
+func endsWith(ctx context.Context, socket interface{ SetDeadline(time.Time) error }) func() {
+	stop := context.AfterFunc(ctx, func() { _ = socket.SetDeadline(time.Unix(1, 0)) }) // fails only on a closed socket
+	return func() { stop() }
 }

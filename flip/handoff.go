@@ -28,7 +28,8 @@ type Config struct {
 	Number    int                   // of the target's generation; the VM has no other of it
 	Arrived   bool                  // the source was itself handed the guest
 	Mode      vmstate.Mode          // never auto; empty for shared
-	Way       vmstate.Way           // never auto; in modes other than shared QEMU stops the guest itself, and it is live
+	Why       string                // it is that mode, see [ChooseMode]
+	Way       vmstate.Way           // never auto; it can be chosen in mode shared alone, see [wayOf]
 	Source    *Side
 	// Plan finds out what the target is and whether it can take the guest, before anything is started.
 	Plan func(context.Context) (vmstate.QEMUProcess, error)
@@ -42,6 +43,10 @@ type Config struct {
 	Failpoints Failpoints              // nil for none
 	// ContLimit is how long the target may take to answer cont before nobody can say who runs the guest; 0 for 30 s.
 	ContLimit time.Duration
+	// Offer is the path at which a target of mode cpr waits for the descriptors of its memory; Own gives a file to the user that the VM's QEMUs
+	// run as, and may be nil.
+	Offer string
+	Own   func(path string) error
 	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
 	// the guest.
 	Gate sync.Locker
@@ -92,9 +97,7 @@ func New(cfg Config) *Handoff {
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
 	h.cfg.Mode = cmp.Or(cfg.Mode, vmstate.ModeShared)
-	if h.cfg.Mode != vmstate.ModeShared {
-		h.cfg.Way = vmstate.WayLive
-	}
+	h.cfg.Way = wayOf(h.cfg.Mode, cfg.Way)
 	h.m.Mode, h.m.Way = h.cfg.Mode, h.cfg.Way
 	h.mode, h.way = newMode(h)
 	return h
@@ -278,7 +281,7 @@ func (h *Handoff) plan(ctx context.Context) error {
 		return err
 	}
 	h.change(func(m *vmstate.Migration) { m.To = to })
-	h.logf("mode %s: %s", h.cfg.Mode, h.mode.why())
+	h.logf("mode %s: %s; %s", h.cfg.Mode, h.cfg.Why, h.mode.why())
 	return nil
 }
 

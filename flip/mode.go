@@ -11,6 +11,9 @@ import (
 type mode interface {
 	// why says in a few words what the mode does with this guest, for the migration's log.
 	why() string
+	// ask is what is asked of the source before the target is started: what its guest does, at least. What it has been given then is taken back
+	// by the way's release.
+	ask() []step
 	// prepare is what is done once the target has been started, with the guest running in the source. It has the step of the way's own prepare.
 	prepare() []step
 	// compareAgain compares source and target once more, after they had time to change.
@@ -28,9 +31,13 @@ type mode interface {
 
 // newMode makes the mode that is asked for, and the way that it switches over by.
 func newMode(h *Handoff) (mode, way) {
-	if h.cfg.Mode == vmstate.ModePostcopy {
+	switch h.cfg.Mode {
+	case vmstate.ModePostcopy:
 		w := &postcopyWay{migrateWay: migrateWay{h: h, live: true}}
 		return &postcopyMode{h: h, way: w}, w
+	case vmstate.ModeCPR:
+		w := &cprWay{migrateWay: migrateWay{h: h}}
+		return cprMode{sharedMode{h}, w}, w
 	}
 	m := sharedMode{h}
 	switch h.cfg.Way {
@@ -45,11 +52,11 @@ func newMode(h *Handoff) (mode, way) {
 
 // built refuses a mode that this qlive does not have, before anything is started.
 func built(m vmstate.Mode) error {
-	if m == vmstate.ModeShared || m == vmstate.ModePostcopy {
+	if m == vmstate.ModeShared || m == vmstate.ModeCPR || m == vmstate.ModePostcopy {
 		return nil
 	}
 	return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest over in mode %s: this qlive does not have it", m).
-		With("use mode shared, for guests whose RAM is qlive's, or postcopy, for those whose RAM is private to their QEMU")
+		With("leave the mode to qlive (auto), or use postcopy for a guest whose RAM is private to its QEMU")
 }
 
 // sharedMode is for a guest whose RAM is qlive's: both QEMUs map it, and nothing of it is copied.
@@ -58,6 +65,11 @@ type sharedMode struct{ h *Handoff }
 func (m sharedMode) why() string {
 	return "guest RAM is qlive's own and stays where it is; way " + string(m.h.cfg.Way)
 }
+
+func (m sharedMode) ask() []step { return m.h.inspect() }
+
+// inspect is what every mode asks.
+func (h *Handoff) inspect() []step { return []step{{name: "inspect-source", do: h.inspectSource}} }
 
 func (m sharedMode) prepare() []step {
 	h := m.h

@@ -30,6 +30,8 @@ func (m *postcopyMode) why() string {
 		"from the switch until they have all come, neither side alone has the guest"
 }
 
+func (m *postcopyMode) ask() []step { return m.h.inspect() }
+
 func (m *postcopyMode) prepare() []step {
 	h := m.h
 	return []step{

@@ -8,7 +8,7 @@ import (
 
 // What is not built is refused by its name before anything is planned or started.
 func TestModeNotBuilt(t *testing.T) {
-	for _, mode := range []vmstate.Mode{vmstate.ModeCPR, "magic"} {
+	for _, mode := range []vmstate.Mode{vmstate.ModePrecopy, "magic"} {
 		t.Run(string(mode), func(t *testing.T) {
 			h, _, _ := newBare(t, nil)
 			h.cfg.Mode, h.cfg.Plan = mode, nil // never asked

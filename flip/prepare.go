@@ -13,10 +13,8 @@ import (
 
 // prepare brings the target to where it only waits for the device state, with the guest running all the while.
 func (h *Handoff) prepare(ctx context.Context) error {
-	steps := append([]step{
-		{name: "inspect-source", do: h.inspectSource},
-		{name: "start-target", do: h.startTarget, undo: h.fence},
-	}, h.mode.prepare()...)
+	steps := append(h.mode.ask(), step{name: "start-target", do: h.startTarget, undo: h.fence})
+	steps = append(steps, h.mode.prepare()...)
 	if err := h.run(ctx, steps...); err != nil {
 		return err
 	}
@@ -137,13 +135,17 @@ func sizesQueuesTo1024(version string) bool {
 // prepareTarget sets what the target must know before it loads: guest RAM is not in the stream, images stay inactive until cont.
 func (h *Handoff) prepareTarget(ctx context.Context) error { return h.setCapabilities(ctx, h.target) }
 
-// setCapabilities sets what a side needs for a migration in which guest RAM stays where it is, reads it back, and lifts the limits that QEMU
-// puts on a migration over a network.
+// setCapabilities sets what a side needs for a migration in which guest RAM stays where it is.
 func (h *Handoff) setCapabilities(ctx context.Context, side *Side) error {
 	want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapIgnoreShared: true}
 	if side == h.target {
 		want[qmp.CapLateBlockActivate] = true // unconditional since 10.0, and accepted there all the same
 	}
+	return h.equip(ctx, side, want)
+}
+
+// equip switches capabilities of a side, and lifts the limits that QEMU puts on a migration over a network.
+func (h *Handoff) equip(ctx context.Context, side *Side, want map[string]bool) error {
 	if err := h.capabilities(ctx, side, want); err != nil {
 		return err
 	}

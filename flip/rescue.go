@@ -226,7 +226,10 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.answerLimit())
 	defer cancel()
 	takeBack := takeBackMigration
-	if s.last.Way == vmstate.WayDeviceState {
+	switch {
+	case s.last.Mode == vmstate.ModeCPR:
+		takeBack = takeBackCPR
+	case s.last.Way == vmstate.WayDeviceState:
 		takeBack = takeBackDevices
 	}
 	if err := takeBack(ctx, s.source.side.Monitor); err != nil {

@@ -56,6 +56,18 @@ func ChooseWay(asked vmstate.Way) vmstate.Way {
 	return asked
 }
 
+// wayOf is the way of a mode. In cpr qlive stops the guest first, although QEMU would do it itself: a source that is stopped already does not start
+// again by itself when its migration fails.
+func wayOf(m vmstate.Mode, asked vmstate.Way) vmstate.Way {
+	switch m {
+	case vmstate.ModeShared:
+		return asked
+	case vmstate.ModeCPR:
+		return vmstate.WayStopFirst
+	}
+	return vmstate.WayLive
+}
+
 // switchOver stops the guest and moves its state; undone, the guest goes on in the source.
 func (h *Handoff) switchOver(ctx context.Context) error {
 	if err := errors.Join(h.may(vmstate.ActStopSource), h.may(vmstate.ActLoadTarget)); err != nil {

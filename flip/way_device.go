@@ -78,25 +78,13 @@ func (w *deviceWay) prepare(ctx context.Context) error {
 	return h.target.unlessItEnds(ctx, "while it loaded what is not shared", w.awaitPong)
 }
 
-// open makes the channel: one end for the target, the other for qlive, and nobody else.
-func (w *deviceWay) open(ctx context.Context) error {
-	ours, theirs, err := socketPair()
-	if err != nil {
+// open makes the channel.
+func (w *deviceWay) open(ctx context.Context) (err error) {
+	if w.conn, err = w.h.target.channel(ctx); err != nil {
 		return err
 	}
-	defer ours.Close()
-	defer theirs.Close()
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return fmt.Errorf("cannot use the migration channel: %w", err)
-	}
-	w.conn = conn.(*net.UnixConn) // of an AF_UNIX socket
 	w.answers = stream.NewReturnPath(w.conn)
-	monitor := w.h.target.Monitor
-	if err := monitor.Getfd(ctx, channelName, int(theirs.Fd())); err != nil {
-		return fmt.Errorf("cannot give the target the channel: %w", err)
-	}
-	return monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
+	return nil
 }
 
 // blocks is the table of RAM blocks as a migration of the source would send it, and prepares the mirror of those that
@@ -144,10 +132,7 @@ func (w *deviceWay) awaitPong(ctx context.Context) error {
 }
 
 // deadline makes reading and writing the channel end with ctx, and gives back what undoes that.
-func (w *deviceWay) deadline(ctx context.Context) func() {
-	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetDeadline(time.Unix(1, 0)) }) // fails only on a closed socket
-	return func() { stop() }
-}
+func (w *deviceWay) deadline(ctx context.Context) func() { return endsWith(ctx, w.conn) }
 
 func (w *deviceWay) noAnswer(ctx context.Context, err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -41,7 +41,7 @@ func (w *migrateWay) prepare(ctx context.Context) error {
 
 // standsSinceItCame refuses a guest that an old QEMU was handed and may never have run.
 func (w *migrateWay) standsSinceItCame() error {
-	if !w.h.resume && w.h.cfg.Arrived && before10(w.h.cfg.Source.Version) {
+	if !w.h.resume && w.h.cfg.Arrived && before(10, 0, w.h.cfg.Source.Version) {
 		return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest that stands on from QEMU %s by %s: if it has not run since it arrived, that QEMU aborts",
 			w.h.cfg.Source.Version, w.h.cfg.Way).With("use the way device_state, or resume the guest first")
 	}
@@ -248,11 +248,4 @@ func ended(e qmp.Event, who string) (bool, error) {
 		return true, fmt.Errorf("cannot move the guest: the %s's migration has %s", who, status)
 	}
 	return status.Ended(), nil
-}
-
-// before10 tells whether a version is before 10.0, where QEMU keeps no account of who has let go of an image.
-func before10(version string) bool {
-	var major int
-	_, err := fmt.Sscanf(version, "%d.", &major)
-	return err == nil && major < 10
 }

@@ -93,6 +93,9 @@ func (u *User) own(path string) error {
 	return os.Lchown(path, u.UID, u.GID)
 }
 
+// Give is own for a file of a handoff's, made outside of this package.
+func (u *User) Give(path string) error { return u.own(path) }
+
 // Own gives the user files that its QEMU is to open, guest RAM above all: nobody else but root can open them then. Errors are of Kind Host.
 func (u *User) Own(files []*os.File) error {
 	if u == nil {

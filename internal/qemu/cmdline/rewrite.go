@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -170,8 +171,20 @@ func (r *rewriter) complete() error {
 	if r.place.Incoming {
 		r.add("the guest is handed over from the QEMU that has it", "-incoming", "defer")
 	}
+	if r.place.Given {
+		r.line.Offer = OfferBelow(r.place.Dir)
+		at, err := json.Marshal(r.line.Offer)
+		if err != nil {
+			return err
+		}
+		r.add("and the descriptors of its memory from there", "-incoming",
+			`{"channel-type":"cpr","addr":{"transport":"socket","type":"unix","path":`+string(at)+`}}`)
+	}
 	return r.checkPaths()
 }
+
+// OfferBelow is the path at which a QEMU with its generation in this folder waits for the descriptors of its memory, if it does.
+func OfferBelow(dir string) string { return path.Join(dir, "own", "cpr.sock") }
 
 // maxSocketPath is what fits into a unix socket's address.
 const maxSocketPath = 107
@@ -186,7 +199,7 @@ const (
 func MonitorBelow(dir, arg string) bool { return strings.HasPrefix(arg, monitorAt+escape(dir)+"/") }
 
 func (r *rewriter) checkPaths() error {
-	paths := []string{r.line.Monitor}
+	paths := []string{r.line.Monitor, r.line.Offer}
 	for _, n := range r.line.Names {
 		if n.Kind == NameSocket {
 			paths = append(paths, n.Path)

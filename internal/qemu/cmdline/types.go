@@ -65,6 +65,8 @@ type Placement struct {
 	ProcessName string
 	// Incoming: the QEMU waits for the guest to be handed over to it (-incoming defer).
 	Incoming bool
+	// Given: and before it makes its machine it waits, at Line.Offer, for the descriptors of all its memory (cpr-transfer, since 10.0).
+	Given bool
 	// Version of the QEMU that runs the line; zero if it is not known.
 	Version Version
 	// FirstFD is the number of the first region's descriptor in the QEMU; those of the others follow. 0 stands
@@ -84,6 +86,8 @@ type Line struct {
 	Consoles []Console `json:"consoles,omitempty"`
 	// Monitor is the path of qlive's own QMP socket.
 	Monitor string `json:"monitor"`
+	// Offer is the path of the socket at which the QEMU waits for the descriptors of its memory; empty if it does not.
+	Offer string `json:"offer,omitempty"`
 	// Paused: the user wants the guest to be left as it is after the start (-S).
 	Paused bool `json:"paused,omitempty"`
 	// Warnings are sentences about what was kept but may not be what the user expects.

@@ -1,0 +1,34 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"qlive/flip"
+	"qlive/vmstate"
+)
+
+// factsLimit bounds how long the source may take to say what the choice of a mode rests on.
+const factsLimit = 3 * time.Second
+
+// chooseMode gives the mode of a handoff, see [flip.ChooseMode]. A QEMU is asked only where its answer matters. Of one that gives none
+// nothing is held against: the handoff looks again, and says so.
+func (m *machine) chooseMode(ctx context.Context, asked vmstate.Mode) (flip.Choice, error) {
+	if asked == "" {
+		asked = vmstate.ModeAuto
+	}
+	m.mu.Lock()
+	g, objects := m.current, m.objects
+	m.mu.Unlock()
+	if g == nil || g.side.Monitor == nil || asked != vmstate.ModeAuto && asked != vmstate.ModeCPR {
+		return flip.ChooseMode(m.spec.Name, asked, flip.Facts{AuxRAMShare: true})
+	}
+	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	defer cancel()
+	facts, err := flip.LookForFacts(ctx, g.side, objects)
+	if err != nil {
+		m.log.Warn().Err(err).Msg("QEMU did not say what the choice of a mode rests on")
+		facts = flip.Facts{AuxRAMShare: true}
+	}
+	return flip.ChooseMode(m.spec.Name, asked, facts)
+}

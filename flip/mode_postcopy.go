@@ -115,17 +115,19 @@ func (m *postcopyMode) checkVersions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !hasVirtioNet(shape) {
+	if !hasVirtio(shape) {
 		return nil
 	}
-	return vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over by postcopy from QEMU %s to %s: the queues of its virtio network card may have 1024 entries, "+
+	return vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over by postcopy from QEMU %s to %s: the queues of its virtio devices may have 1024 entries, "+
 		"which the target does not load, and that would show only after the source has let go of the guest", m.h.cfg.Migration.VM, source.Version, target.Version).
 		With("hand it to a QEMU before 11.1, or restart the guest")
 }
 
-func hasVirtioNet(shape map[string]string) bool {
+// hasVirtio tells whether the guest has a virtio device. Network cards, serial ports, SCSI adapters, balloons and sources of randomness have been
+// seen not to load; disks to load.
+func hasVirtio(shape map[string]string) bool {
 	for item, kind := range shape {
-		if strings.HasPrefix(item, "device ") && strings.Contains(kind, "virtio-net") {
+		if strings.HasPrefix(item, "device ") && strings.HasPrefix(kind, "virtio-") {
 			return true
 		}
 	}

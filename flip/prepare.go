@@ -120,7 +120,7 @@ func (h *Handoff) warnOfVersions(context.Context) error {
 	if !sizesQueuesTo1024(h.target.Version) {
 		return nil
 	}
-	h.warn("QEMU %s gives virtio-net queues of 1024 entries when the guest or the driver resets them; such a guest cannot go on to QEMU 11.1 or later, "+
+	h.warn("QEMU %s gives the queues of virtio devices 1024 entries when the guest or the driver resets them; such a guest cannot go on to QEMU 11.1 or later, "+
 		"not even by way of another version, until it is restarted", h.target.Version)
 	return nil
 }

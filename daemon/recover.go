@@ -21,6 +21,9 @@ func (m *machine) recover(ctx context.Context, l *left, f *found) {
 		log = m.log.Warn().Err(out.Err)
 	}
 	log.Str("migration", out.Migration.ID).Str("from", string(a.last().Phase)).Str("phase", string(out.Migration.Phase)).Msg("handoff taken up")
+	if out.Migration.Phase == vmstate.Completed && f.target == nil {
+		m.hadGuest(a.target())
+	}
 	if !a.last().Phase.Ended() {
 		m.d.metrics.handedOver(out.Migration)
 		m.d.registry.putMigration(out.Migration)
@@ -69,6 +72,12 @@ func (m *machine) putInPlace(ctx context.Context, out flip.Outcome, f *found) {
 	keeper := f.has(out.Keeper)
 	switch {
 	case len(f.alive) == 0:
+	case keeper == nil && !out.Undecided && f.allDead():
+		for _, g := range f.alive { // that recovery has ended, or that have ended meanwhile
+			if err := m.clear(g); err != nil {
+				m.log.Warn().Err(err).Msg("QEMU without a guest not cleared away")
+			}
+		}
 	case out.Undecided, keeper == nil: // nobody has said who has the guest: nothing is touched
 		m.leaveOpen(out, f)
 		return
@@ -89,6 +98,28 @@ func (m *machine) putInPlace(ctx context.Context, out flip.Outcome, f *found) {
 		m.status, m.ending = vmstate.Broken, vmstate.ProblemOf(named(out.Err, m.spec.Name))
 		m.publishLocked()
 	}
+}
+
+// hadGuest notes that a QEMU which is dead has had the guest: the handoff to it was completed, and its end is the VM's.
+func (m *machine) hadGuest(id flip.ProcessID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.written {
+		if w.Process.PID == id.PID && w.Process.Start == id.StartTime {
+			m.arrivedLocked(&generation{number: w.Number, dir: w.Dir, line: w.Line})
+			return
+		}
+	}
+}
+
+// allDead tells whether all QEMUs that were found alive have ended since.
+func (f *found) allDead() bool {
+	for _, g := range f.alive {
+		if !g.dead() {
+			return false
+		}
+	}
+	return true
 }
 
 // leaveOpen keeps both QEMUs of a handoff that nobody can decide of, for a person to look at.

@@ -203,6 +203,9 @@ func (m *matrix) survives(t *testing.T, c cell, blow *stage.Blow) {
 	t.Logf("struck in %s, ended as %q in %v, lost: %v, resolved: %q: %s", blow.Phase, out.Phase, out.Took.Round(time.Millisecond), out.Lost, out.Resolved, out.Why)
 	if out.Lost {
 		m.lost++
+		if err := checkReason(blow, m.guest.Name, out); err != nil {
+			t.Error(err)
+		}
 		err = m.Remove(ctx, m.guest)
 		m.guest = nil
 	} else if err = m.HandOver(ctx, m.guest, vmstate.MigrationSpec{Binary: m.Env.QEMU(m.next()), Way: c.way}); err == nil {

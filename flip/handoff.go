@@ -97,7 +97,7 @@ func New(cfg Config) *Handoff {
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
 	h.cfg.Mode = cmp.Or(cfg.Mode, vmstate.ModeShared)
-	h.cfg.Way = wayOf(h.cfg.Mode, cfg.Way)
+	h.cfg.Way = wayOf(h.cfg.Mode, cfg.Way, cfg.Source)
 	h.m.Mode, h.m.Way = h.cfg.Mode, h.cfg.Way
 	h.mode, h.way = newMode(h)
 	return h

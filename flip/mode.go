@@ -33,7 +33,7 @@ type mode interface {
 func newMode(h *Handoff) (mode, way) {
 	switch h.cfg.Mode {
 	case vmstate.ModePostcopy:
-		w := &postcopyWay{migrateWay: migrateWay{h: h, live: true}}
+		w := &postcopyWay{migrateWay: migrateWay{h: h, live: h.cfg.Way == vmstate.WayLive}}
 		return &postcopyMode{h: h, way: w}, w
 	case vmstate.ModeCPR:
 		w := &cprWay{migrateWay: migrateWay{h: h}}

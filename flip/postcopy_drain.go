@@ -58,12 +58,21 @@ func (m *postcopyMode) arrived(ctx context.Context) (bool, error) {
 	if h.target.ended() {
 		return false, h.tornApart("the target died before all pages had come", h.target.died("before all pages had come"))
 	}
-	ctx, cancel := context.WithTimeout(ctx, contLimit)
+	alone := h.cfg.Source.ended()
+	limit := contLimit
+	if alone { // QEMU does not answer while its main loop waits for a page, and none comes any more
+		limit = answerLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	target, err := h.target.Monitor.QueryMigrate(ctx)
 	switch {
 	case err != nil && h.target.EndedSoon():
 		return false, h.tornApart("the target died before all pages had come", h.target.died("before all pages had come"))
+	case err != nil && alone:
+		return false, h.tornApart("the source died before all pages had come", err)
+	case err != nil && h.cfg.Source.ended(): // meanwhile
+		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("cannot see how far the guest's pages have come: %w", err)
 	case target.Status == qmp.MigrationCompleted:

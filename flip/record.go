@@ -28,7 +28,7 @@ type Record struct {
 	NeverRan bool `json:"never_ran,omitempty"`
 	// Undecided, in failed: the target may have run; a person must decide.
 	Undecided bool `json:"undecided,omitempty"`
-	// Whole, in draining, mode postcopy: all pages have come.
+	// Whole, from draining on, mode postcopy: all pages have come.
 	Whole bool `json:"whole,omitempty"`
 	// Silent, in failed: it has failed only because one of the two did not answer. It is decided once that one does.
 	Silent bool `json:"silent,omitempty"`
@@ -137,7 +137,7 @@ func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
 		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
 		RunState: h.runState, Mode: h.cfg.Mode, Way: h.cfg.Way, Error: problem,
 		NeverRan: h.neverRan && phase == vmstate.Committing, Undecided: h.open && phase == vmstate.Failed,
-		Silent: h.silent && phase == vmstate.Failed, Whole: h.whole && phase == vmstate.Draining,
+		Silent: h.silent && phase == vmstate.Failed, Whole: h.whole,
 	}
 	if h.target != nil {
 		r.Target = h.target.ID()

@@ -33,6 +33,7 @@ type view struct {
 	mute    bool // it has let a deadline pass
 	killed  bool // and may not be seen dead yet: a process with SIGKILL pending runs nothing any more
 	state   qmp.RunState
+	moves   qmp.MigrationStatus // of QEMU's migration, either way, in mode postcopy; empty if it has not said
 }
 
 func newRescue(r Recovery) *rescue {
@@ -130,6 +131,10 @@ func (s *rescue) act(ctx context.Context, row recovery.Row, e recovery.Evidence)
 		s.end(row, e, vmstate.Failed, false)
 	case recovery.LeaveOpen:
 		s.end(row, e, vmstate.Failed, true)
+	case recovery.Push:
+		return s.push(ctx)
+	case recovery.Receive:
+		return s.receive(ctx)
 	case recovery.Settle:
 		s.settle()
 	default:
@@ -232,7 +237,11 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	case s.last.Way == vmstate.WayDeviceState:
 		takeBack = takeBackDevices
 	}
-	if err := takeBack(ctx, s.source.side.Monitor); err != nil {
+	err := takeBack(ctx, s.source.side.Monitor)
+	if s.last.Mode == vmstate.ModePostcopy {
+		err = errors.Join(err, s.source.side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(defaultBandwidth))}))
+	}
+	if err != nil {
 		s.logf("the source keeps something of the handoff: %v", err)
 	}
 }

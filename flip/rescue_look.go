@@ -35,8 +35,13 @@ func (s *rescue) look(ctx context.Context) recovery.Evidence {
 	}
 	var both sync.WaitGroup
 	both.Go(func() { e.Source = s.source.sight(ctx, s.last.Way != vmstate.WayDeviceState) })
-	both.Go(func() { e.Target = s.target.sight(ctx, false) })
+	both.Go(func() {
+		if e.Target = s.target.sight(ctx, false); s.last.Mode == vmstate.ModePostcopy {
+			s.target.askMoves(ctx)
+		}
+	})
 	both.Wait()
+	e.Pages = s.pages(e)
 	if s.r.Memory != nil && recovery.MindsStrangers(s.last.Phase) {
 		pids, err := strangers(s.r.Memory, s.source.pid(), s.target.pid(), os.Getpid())
 		if err != nil {
@@ -73,7 +78,7 @@ func (v *view) sight(ctx context.Context, migrates bool) recovery.Sight {
 		}
 		return recovery.Dead
 	}
-	v.state = state.Status
+	v.state, v.moves = state.Status, migration.Status
 	seen := classify(state)
 	if migrates && migration.Status != qmp.MigrationNone && !migration.Status.Ended() && (seen == recovery.Runs || seen == recovery.Stands) {
 		return recovery.Moving

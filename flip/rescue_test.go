@@ -3,6 +3,7 @@ package flip
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -149,6 +150,7 @@ func (a *actor) lives() bool {
 type wreck struct {
 	phase      vmstate.Phase
 	paused     bool // the guest stood
+	mode       vmstate.Mode
 	way        vmstate.Way
 	source     qmp.RunState
 	target     qmp.RunState
@@ -167,7 +169,7 @@ type wreck struct {
 
 func wrecks() map[string]wreck {
 	const run, stand, load = qmp.RunRunning, qmp.RunPaused, qmp.RunInMigrate
-	return map[string]wreck{
+	all := map[string]wreck{
 		"preparing":               {phase: vmstate.Preparing, source: run, target: load, wantEnd: vmstate.RolledBack, keeper: "source", targetDies: true, says: "the daemon ended while it was preparing"},
 		"prepared, target gone":   {phase: vmstate.Prepared, source: run, wantEnd: vmstate.RolledBack, keeper: "source"},
 		"prepared, source gone":   {phase: vmstate.Prepared, target: load, wantEnd: vmstate.RolledBack, targetDies: true},
@@ -224,6 +226,8 @@ func wrecks() map[string]wreck {
 		"completed":                 {phase: vmstate.Completed, target: run, wantEnd: vmstate.Completed, keeper: "target"},
 		"rolled back":               {phase: vmstate.RolledBack, source: run, wantEnd: vmstate.RolledBack, keeper: "source"},
 	}
+	maps.Copy(all, postcopyWrecks())
+	return all
 }
 
 // stage puts a wreck together.
@@ -241,7 +245,7 @@ func (w wreck) stage(t *testing.T, points Failpoints) (Recovery, *notes, *actor,
 		}
 		w.change(source, target)
 	}
-	last := Record{Migration: "mig-1", VM: "vm1", Phase: w.phase, RunState: "running", Way: w.way, NeverRan: w.neverRan,
+	last := Record{Migration: "mig-1", VM: "vm1", Phase: w.phase, RunState: "running", Mode: w.mode, Way: w.way, NeverRan: w.neverRan,
 		Source: ProcessID{PID: 11, StartTime: 1, Dir: "/run/g0"}, Target: ProcessID{PID: 12, StartTime: 2, Dir: "/run/g1"}}
 	if w.paused {
 		last.RunState = "paused"

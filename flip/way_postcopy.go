@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"qlive/internal/qmp"
@@ -11,7 +12,7 @@ import (
 )
 
 // postcopyWay is QEMU's migration with postcopy: begun with next to no bandwidth while the guest runs, so that nothing of RAM is sent that would have to be sent
-// again, and switched over at once when qlive commits.
+// again, and switched over at once when qlive commits. Where the guest is stopped first ([wayOf]), all of it happens then.
 type postcopyWay struct {
 	migrateWay
 	had    qmp.MigrateParameters // of the source
@@ -76,6 +77,9 @@ func (w *postcopyWay) configureSource(ctx context.Context) error {
 func (w *postcopyWay) begin(ctx context.Context) error {
 	h := w.h
 	w.events = h.target.Monitor.Subscribe()
+	if !w.live {
+		return nil
+	}
 	if err := h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName); err != nil {
 		return err
 	}
@@ -121,21 +125,38 @@ func (w *postcopyWay) runTarget(ctx context.Context) error {
 			return refused(err.Error(), err)
 		}
 	}
-	start, err := h.cfg.Source.Monitor.Start(ctx, "migrate-start-postcopy", nil)
-	if err != nil {
-		return err
-	}
 	h.told = true
-	if err := start.Wait(ctx, nil); err != nil {
-		if qerr, ok := errors.AsType[*qmp.Error](err); ok {
-			return refused(qerr.Desc, err)
-		}
+	if err := w.tellSource(ctx); err != nil {
 		return w.torn(ctx, err)
 	}
 	if err := w.arrive(ctx); err != nil {
 		return w.torn(ctx, err)
 	}
 	h.ran = true
+	return nil
+}
+
+// tellSource tells the source to let go of the guest.
+func (w *postcopyWay) tellSource(ctx context.Context) error {
+	commands := []qmp.Command{{Name: "migrate-start-postcopy"}}
+	if !w.live {
+		commands = append([]qmp.Command{qmp.MigrateCommand("fd:" + channelName)}, commands...)
+		if w.h.resume {
+			commands = append([]qmp.Command{qmp.StopCommand()}, commands...)
+		}
+	}
+	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, commands...)
+	if err != nil {
+		return err
+	}
+	if !w.live && w.h.resume {
+		w.h.stopped = calls[0].Sent()
+	}
+	for _, call := range calls {
+		if err := call.Wait(ctx, nil); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -204,7 +225,8 @@ func (w *postcopyWay) torn(ctx context.Context, err error) error {
 	return h.tornApart("the target ended as it took it: "+firstOf(words, err.Error()), err)
 }
 
-// kept tells whether the source has kept the guest: its migration has failed before it let go. It waits until it has ended or is cut off for good.
+// kept tells whether the source has kept all of the guest: its migration has failed before it let go, or has never begun. It waits until it has
+// ended or is cut off for good.
 func (w *postcopyWay) kept(ctx context.Context) bool {
 	source := w.h.cfg.Source
 	for {
@@ -212,8 +234,13 @@ func (w *postcopyWay) kept(ctx context.Context) bool {
 		switch {
 		case err != nil, m.Status == qmp.MigrationPostcopyPaused, m.Status == qmp.MigrationCompleted:
 			return false
-		case m.Status.Ended():
-			return true
+		case m.Status.Ended() || m.Status == qmp.MigrationNone:
+			gone := false // it has been in postcopy, and has sent and freed pages
+			rest(w.h.ears.source, func(e qmp.Event) {
+				w.note(e)
+				gone = gone || strings.HasPrefix(string(e.MigrationStatus()), "postcopy-")
+			})
+			return !gone
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):

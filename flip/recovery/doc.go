@@ -19,6 +19,7 @@
 //   - The source is let run only when the target is gone.
 //   - The target is let run only with its intent in the journal, and never once the source may have run on.
 //   - After the target may have run nothing lets the source run but a person's word.
+//   - While pages follow their guest (mode postcopy) neither QEMU is ended, by anybody but a person.
 //   - A QEMU that does not answer is never waited for without end, and never taken for a dead one.
 //   - From all evidence an end is reached.
 //

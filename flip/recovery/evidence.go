@@ -27,6 +27,25 @@ func Sights() []Sight { return []Sight{Absent, Dead, Mute, Runs, Stands, Moving,
 // Gone tells whether there is no process that could do anything.
 func (s Sight) Gone() bool { return s == Absent || s == Dead }
 
+// Pages says where a guest's RAM is in the middle of mode postcopy, in which it follows the guest.
+type Pages string
+
+// Where RAM can be. In other modes, and before and after the moving of pages, it is all in one place.
+const (
+	Together Pages = ""        // the one that runs the guest has all of it
+	Unmoved  Pages = "unmoved" // the switch has been committed to, and the source has not let go of the guest
+	Coming   Pages = "coming"  // the source has let go, and its pages follow, or nobody can say
+	Cut      Pages = "cut"     // neither of the two has all of it, and no more can come
+)
+
+// AllPages is all of them.
+func AllPages() []Pages { return []Pages{Together, Unmoved, Coming, Cut} }
+
+// follow tells whether pages can be anywhere else than together in phase p.
+func follow(p vmstate.Phase) bool {
+	return p == vmstate.Committing || p == vmstate.Committed || p == vmstate.Draining || p == vmstate.Failed
+}
+
 // Choice is what a person has decided of a VM that nobody else could decide of.
 type Choice string
 
@@ -50,6 +69,7 @@ type Evidence struct {
 	Restarts bool          `json:"restarts"` // a source whose migration fails starts the guest by itself (way live)
 	Source   Sight         `json:"source"`
 	Target   Sight         `json:"target"`
+	Pages    Pages         `json:"pages,omitempty"`
 	Stranger bool          `json:"stranger"` // a process that is neither of the two maps the guest's RAM
 	Moved    bool          `json:"moved"`    // some of the guest's RAM is in its new backing, and not where the source has it
 }
@@ -58,7 +78,8 @@ type Evidence struct {
 func (e Evidence) Valid() bool {
 	return e.Phase.Info().Phase == e.Phase &&
 		(!e.NeverRan || e.Phase == vmstate.Committing) &&
-		(e.Resolve == Undecided || e.Phase == vmstate.Failed)
+		(e.Resolve == Undecided || e.Phase == vmstate.Failed) &&
+		(e.Pages == Together || follow(e.Phase) && !e.Moved) // RAM is moved by qlive or by QEMU
 }
 
 // Keeper says which of the two has the guest once e.Phase is an end: [ToSource], [ToTarget], or [Undecided] for neither. Of a
@@ -70,7 +91,7 @@ func (e Evidence) Keeper(open bool) Choice {
 		has = ToTarget
 	case e.Phase == vmstate.RolledBack, e.Phase == vmstate.Aborted, e.Resolve == ToSource:
 		has = ToSource
-	case e.Phase == vmstate.Failed && e.Resolve == Undecided && !open && e.Target.Gone():
+	case e.Phase == vmstate.Failed && e.Resolve == Undecided && !open && e.Target.Gone() && (e.Pages == Together || e.Pages == Unmoved):
 		has = ToSource // the only one that could run it, though it does not answer
 	}
 	if has == ToSource && e.Source.Gone() || has == ToTarget && e.Target.Gone() {
@@ -99,7 +120,10 @@ func variants(p vmstate.Phase) []Evidence {
 	var all []Evidence
 	for bits := range 32 {
 		for _, choice := range Choices() {
-			all = append(all, Evidence{Phase: p, NeverRan: bits&1 != 0, Ran: bits&2 != 0, Restarts: bits&4 != 0, Stranger: bits&8 != 0, Moved: bits&16 != 0, Resolve: choice})
+			for _, pages := range AllPages() {
+				all = append(all, Evidence{Phase: p, NeverRan: bits&1 != 0, Ran: bits&2 != 0, Restarts: bits&4 != 0, Stranger: bits&8 != 0, Moved: bits&16 != 0,
+					Resolve: choice, Pages: pages})
+			}
 		}
 	}
 	return all

@@ -49,6 +49,13 @@ func conditions(r Row) string {
 			all = append(all, c.no)
 		}
 	}
+	if r.Pages != nil {
+		var names []string
+		for _, p := range r.Pages {
+			names = append(names, string(p))
+		}
+		all = append(all, "pages "+strings.Join(names, " or "))
+	}
 	return strings.Join(all, ", ")
 }
 

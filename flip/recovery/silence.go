@@ -6,6 +6,8 @@ import "qlive/vmstate"
 // after all.
 func Silent(e Evidence) bool {
 	switch {
+	case e.Pages != Together:
+		return false
 	case e.Phase == vmstate.Switching, e.Phase == vmstate.Committing && e.NeverRan:
 		return e.Target.Gone() && e.Source == Mute && !e.Moved
 	case e.Phase == vmstate.Committing:
@@ -23,7 +25,7 @@ func Silent(e Evidence) bool {
 // Anything else stays undecided.
 func Obvious(e Evidence, open bool) Choice {
 	switch {
-	case e.Phase != vmstate.Failed || e.Resolve != Undecided || e.Stranger:
+	case e.Phase != vmstate.Failed || e.Resolve != Undecided || e.Stranger || e.Pages != Together:
 		return Undecided
 	case !open && e.Target.Gone() && !e.Moved && (e.Source == Runs || e.Source == Stands || e.Source == Moving || e.Source == Ended):
 		return ToSource

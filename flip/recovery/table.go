@@ -24,13 +24,16 @@ const (
 	RollBack  Action = "roll_back"  // record the end: rolled_back
 	GiveUp    Action = "give_up"    // record the end: failed, with nothing to be decided
 	LeaveOpen Action = "leave_open" // record the end: failed, everything as it is, for a person to decide
+	Push      Action = "push"       // tell the source once more to let go of the guest, and wait until the target has it or it has come to nothing
+	Receive   Action = "receive"    // record it (draining), and wait until all pages have come, or cannot come any more
 	Settle    Action = "settle"     // record that what a person has decided is done
 	Refuse    Action = "refuse"     // what a person has decided cannot be done as things are
 )
 
 // Actions is all of them.
 func Actions() []Action {
-	return []Action{Nothing, Fence, MoveBack, GiveBack, WriteOff, Intend, RunTarget, Commit, EndSource, Complete, RollBack, GiveUp, LeaveOpen, Settle, Refuse}
+	return []Action{Nothing, Fence, MoveBack, GiveBack, WriteOff, Intend, RunTarget, Commit, EndSource, Complete, RollBack, GiveUp, LeaveOpen, Push, Receive,
+		Settle, Refuse}
 }
 
 // Tri is a condition on something that is so or not.
@@ -54,6 +57,7 @@ type Row struct {
 	Restarts Tri
 	Stranger Tri
 	Moved    Tri
+	Pages    []Pages
 	Source   []Sight
 	Target   []Sight
 	Do       Action
@@ -63,7 +67,8 @@ type Row struct {
 func (r Row) fits(e Evidence) bool {
 	has := func(list []Sight, s Sight) bool { return list == nil || slices.Contains(list, s) }
 	return slices.Contains(r.Phases, e.Phase) && r.NeverRan.holds(e.NeverRan) && r.Resolve == e.Resolve && r.Ran.holds(e.Ran) &&
-		r.Restarts.holds(e.Restarts) && r.Stranger.holds(e.Stranger) && r.Moved.holds(e.Moved) && has(r.Source, e.Source) && has(r.Target, e.Target)
+		(r.Pages == nil || slices.Contains(r.Pages, e.Pages)) && r.Restarts.holds(e.Restarts) && r.Stranger.holds(e.Stranger) && r.Moved.holds(e.Moved) &&
+		has(r.Source, e.Source) && has(r.Target, e.Target)
 }
 
 // Decide is the first row of the table that fits.
@@ -88,7 +93,7 @@ func Stuck(e Evidence) Row {
 		return Row{Do: Nothing, Because: "the handoff has ended"}
 	case e.Moved && e.Target.Gone():
 		return Row{Do: LeaveOpen, Because: "part of the guest's memory is in its new backing, and could not be moved back"}
-	case e.Target.Gone() && (e.Phase != vmstate.Committing || e.NeverRan):
+	case e.Target.Gone() && (e.Pages == Together || e.Pages == Unmoved) && (e.Phase != vmstate.Committing || e.NeverRan):
 		return Row{Do: GiveUp, Because: "the source does not take the guest back"}
 	}
 	return Row{Do: LeaveOpen, Because: "what was tried did not work"}
@@ -108,7 +113,7 @@ func notRuns() []Sight { return []Sight{Mute, Stands, Loading, Ended} }
 
 // Table is the table: for each phase from top to bottom, the first row that fits counts.
 func Table() []Row {
-	return slices.Concat(beforeRows(), switchingRows(), committingRows(), undoRows(), committedRows(), endedRows(), resolveRows())
+	return slices.Concat(beforeRows(), switchingRows(), postcopyRows(), committingRows(), undoRows(), committedRows(), endedRows(), resolveRows())
 }
 
 // beforeRows: the source has not been touched.

@@ -35,7 +35,8 @@ func TestTableIsTotal(t *testing.T) {
 
 func same(a, b recovery.Row) bool {
 	return slices.Equal(a.Phases, b.Phases) && slices.Equal(a.Source, b.Source) && slices.Equal(a.Target, b.Target) && a.NeverRan == b.NeverRan &&
-		a.Resolve == b.Resolve && a.Ran == b.Ran && a.Restarts == b.Restarts && a.Stranger == b.Stranger && a.Moved == b.Moved
+		a.Resolve == b.Resolve && a.Ran == b.Ran && a.Restarts == b.Restarts && a.Stranger == b.Stranger && a.Moved == b.Moved &&
+		slices.Equal(a.Pages, b.Pages)
 }
 
 // Each action is held against what it needs, for all evidence: written down a second time, and differently.
@@ -44,34 +45,42 @@ func TestEveryCombination(t *testing.T) {
 	for _, e := range recovery.All() {
 		do := recovery.Decide(e).Do
 		mayHaveRun := e.Phase == vmstate.Committing && !e.NeverRan && e.Ran
+		apart := e.Pages == recovery.Coming || e.Pages == recovery.Cut
 		undone := e.Phase == vmstate.Switching || e.NeverRan || e.Resolve == recovery.ToSource
 		ok := true
 		switch do {
 		case recovery.GiveBack:
-			ok = undone && !e.Moved && e.Target.Gone() && (e.Source == recovery.Moving || e.Source == recovery.Stands && e.Ran) && !e.Stranger
+			ok = undone && !e.Moved && e.Target.Gone() && !apart && (e.Source == recovery.Moving || e.Source == recovery.Stands && e.Ran) && !e.Stranger
 		case recovery.MoveBack:
 			ok = undone && e.Moved && e.Target.Gone() && !e.Source.Gone() && !runs(e.Source)
 		case recovery.RunTarget:
-			ok = e.Ran && e.Target == recovery.Stands && !runs(e.Source) && !e.Stranger &&
+			ok = e.Ran && e.Target == recovery.Stands && (!runs(e.Source) || e.Pages == recovery.Coming) && !e.Stranger && e.Pages != recovery.Cut && e.Pages != recovery.Unmoved &&
 				(e.Phase == vmstate.Committing && !e.NeverRan || e.Resolve == recovery.ToTarget && e.Source.Gone())
 		case recovery.Fence:
 			kept := e.Phase == vmstate.Committed || e.Phase == vmstate.Draining || e.Phase == vmstate.Completed || e.Resolve == recovery.ToTarget
-			ok = !e.Target.Gone() && !mayHaveRun && !kept
+			ok = !e.Target.Gone() && !mayHaveRun && !kept && (!apart || e.Resolve == recovery.Discard)
 		case recovery.WriteOff:
-			ok = e.Phase == vmstate.Committing && !e.NeverRan && (!e.Ran || e.Target == recovery.Loading)
+			kept := e.Pages == recovery.Unmoved && e.Target.Gone()
+			ok = e.Phase == vmstate.Committing && !e.NeverRan && !apart && (!e.Ran || e.Target == recovery.Loading || kept)
 		case recovery.Intend:
 			ok = e.Phase == vmstate.Switching && e.Source.Gone() && e.Target == recovery.Stands && !e.Restarts && !e.Stranger
 		case recovery.Commit:
-			ok = e.Phase == vmstate.Committing && !e.NeverRan && !e.Target.Gone() && e.Target != recovery.Mute && !runs(e.Source)
+			ok = e.Phase == vmstate.Committing && !e.NeverRan && !e.Target.Gone() && e.Target != recovery.Mute && (!runs(e.Source) || e.Pages == recovery.Coming) &&
+				e.Pages != recovery.Unmoved && e.Pages != recovery.Cut
+		case recovery.Push:
+			ok = e.Phase == vmstate.Committing && !e.NeverRan && e.Target == recovery.Loading && (e.Pages == recovery.Unmoved && e.Source == recovery.Moving || e.Pages == recovery.Coming)
+		case recovery.Receive:
+			late := e.Phase == vmstate.Committed || e.Phase == vmstate.Draining || e.Resolve == recovery.ToTarget
+			ok = late && e.Pages == recovery.Coming && !e.Source.Gone() && !e.Target.Gone()
 		case recovery.EndSource:
 			late := e.Phase == vmstate.Committed || e.Phase == vmstate.Draining || e.Phase == vmstate.Completed
-			ok = late || e.Resolve == recovery.ToTarget || e.Resolve == recovery.Discard && e.Target.Gone()
+			ok = e.Pages == recovery.Together && (late || e.Resolve == recovery.ToTarget) || e.Resolve == recovery.Discard && e.Target.Gone()
 		case recovery.Complete:
-			ok = e.Phase == vmstate.Draining && e.Source.Gone()
+			ok = e.Phase == vmstate.Draining && e.Source.Gone() && e.Pages == recovery.Together
 		case recovery.RollBack:
 			ok = e.Phase.Undoable() && e.Target.Gone() && !mayHaveRun && (e.Phase.Revocable() || !e.Source.Gone() && e.Source != recovery.Mute)
 		case recovery.GiveUp:
-			ok = !e.Phase.Ended() && e.Target.Gone() && (!mayHaveRun || e.Source.Gone())
+			ok = !e.Phase.Ended() && e.Target.Gone() && (!mayHaveRun || e.Source.Gone() || apart)
 		case recovery.LeaveOpen:
 			ok = !e.Phase.Ended()
 		case recovery.Settle, recovery.Refuse:
@@ -138,6 +147,14 @@ func TestDecide(t *testing.T) {
 		{"committed, source stands", recovery.Evidence{Phase: vmstate.Committed, Ran: running, Source: recovery.Stands, Target: recovery.Runs}, recovery.EndSource},
 		{"draining, target has ended since", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Source: recovery.Stands, Target: recovery.Dead}, recovery.EndSource},
 		{"draining, source dead", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Source: recovery.Dead, Target: recovery.Runs}, recovery.Complete},
+		{"postcopy, told to switch, or not yet", recovery.Evidence{Phase: vmstate.Committing, Ran: running, Restarts: true, Pages: recovery.Unmoved, Source: recovery.Moving, Target: recovery.Loading}, recovery.Push},
+		{"postcopy, the source has kept the guest", recovery.Evidence{Phase: vmstate.Committing, Ran: running, Restarts: true, Pages: recovery.Unmoved, Source: recovery.Runs, Target: recovery.Dead}, recovery.WriteOff},
+		{"postcopy, the target runs", recovery.Evidence{Phase: vmstate.Committing, Ran: running, Restarts: true, Pages: recovery.Coming, Source: recovery.Moving, Target: recovery.Runs}, recovery.Commit},
+		{"postcopy, pages come", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Restarts: true, Pages: recovery.Coming, Source: recovery.Moving, Target: recovery.Runs}, recovery.Receive},
+		{"postcopy, source dead", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Restarts: true, Pages: recovery.Cut, Source: recovery.Dead, Target: recovery.Runs}, recovery.LeaveOpen},
+		{"postcopy, target dead", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Restarts: true, Pages: recovery.Cut, Source: recovery.Moving, Target: recovery.Dead}, recovery.GiveUp},
+		{"postcopy, all has come", recovery.Evidence{Phase: vmstate.Draining, Ran: running, Restarts: true, Source: recovery.Stands, Target: recovery.Runs}, recovery.EndSource},
+		{"postcopy, lost, back to the source?", recovery.Evidence{Phase: vmstate.Failed, Resolve: recovery.ToSource, Pages: recovery.Cut, Ran: running, Source: recovery.Moving, Target: recovery.Dead}, recovery.Refuse},
 		{"completed", recovery.Evidence{Phase: vmstate.Completed, Ran: running, Source: recovery.Dead, Target: recovery.Runs}, recovery.Nothing},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

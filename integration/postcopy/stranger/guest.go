@@ -88,12 +88,17 @@ func (g *Guest) run(ctx context.Context, name, version string, args []string, fi
 		}
 		_ = p.Release() // nothing is left of it
 	})
+	return side, g.meet(ctx, name, side)
+}
+
+// meet connects to the monitor of a side.
+func (g *Guest) meet(ctx context.Context, name string, side *flip.Side) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if side.Monitor, err = qmp.Dial(ctx, g.path(name, "qmp"), qmp.Options{Exited: p.Done()}); err != nil {
-		return side, fmt.Errorf("%w: %q", err, p.Tail(qemu.Words))
+	if side.Monitor, err = qmp.Dial(ctx, g.path(name, "qmp"), qmp.Options{Exited: side.Process.Done()}); err != nil {
+		return fmt.Errorf("%w: %q", err, side.Process.Tail(qemu.Words))
 	}
-	return side, nil
+	return nil
 }
 
 // limit bounds every wait.

@@ -1,0 +1,116 @@
+package postcopy_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"qlive/flip"
+	"qlive/integration/env"
+	"qlive/integration/guest"
+	"qlive/integration/postcopy/stranger"
+	"qlive/internal/qmp"
+	"qlive/vmstate"
+)
+
+// small is a guest that is up soon, and whose pages take a while to come.
+func small(version string) stranger.Spec {
+	return stranger.Spec{QEMU: version, MiB: 256, Guest: guest.Params{FillMiB: 64, DirtyMiB: 8, VerifySecs: 1}}
+}
+
+// at is a failpoint that does something once.
+type at struct {
+	name string
+	do   func() error
+}
+
+func (a at) Hit(_ context.Context, name string) error {
+	if name == a.name {
+		return a.do()
+	}
+	return nil
+}
+
+func kill(side *flip.Side) {
+	_ = side.Process.Kill() // it may have ended
+	<-side.Gone()
+}
+
+// Until the source has let go of the guest, whatever happens to the target undoes the handoff, and leaves nothing behind.
+func TestTargetKilledBeforeTheSwitch(t *testing.T) {
+	e := locate(t)
+	g := boot(t, e, small(env.Newest))
+	before, err := g.Source.Monitor.QueryMigrateParameters(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m *stranger.Move
+	for name, o := range map[string]stranger.Options{
+		"as the migration has begun": {Failpoints: at{"flip.begin.after", func() error { kill(m.Target); return nil }}},
+		"as it is committed to":      {Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
+		"by a failure of qlive's":    {Failpoints: at{"flip.begin.after", func() error { return errors.New("no") }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m = move(t, g, env.Stable, o)
+			keeper, err := m.Run(t.Context())
+			if v := m.Migration(); err == nil || keeper != g.Source || v.Phase != vmstate.RolledBack {
+				t.Fatalf("ended %s, %v; log %+v", v.Phase, err, v.Log)
+			}
+			state, err := g.Source.Monitor.QueryStatus(t.Context())
+			if err != nil || state.Status != qmp.RunRunning {
+				t.Errorf("the source is %s, %v", state.Status, err)
+			}
+			after, err := g.Source.Monitor.QueryMigrateParameters(t.Context())
+			if err != nil || *after.MaxBandwidth != *before.MaxBandwidth || *after.MaxPostcopyBandwidth != *before.MaxPostcopyBandwidth {
+				t.Errorf("the source has %+v now, it had %+v (%v)", after, before, err)
+			}
+		})
+	}
+	unharmed(t, g)
+}
+
+// onlyIn does something once the record of a phase is written, before anything of that phase is done.
+func onlyIn(p vmstate.Phase, do func()) func(flip.Record) {
+	return func(r flip.Record) {
+		if r.Phase == p && !r.NeverRan && !r.Whole {
+			do()
+		}
+	}
+}
+
+// While pages come, the death of one of the two is the end of the guest, and is said so; what is left is touched by nobody but a person.
+func TestKilledWhilePagesCome(t *testing.T) {
+	e := locate(t)
+	for name, tt := range map[string]struct {
+		kill    func(*stranger.Guest, *stranger.Move)
+		open    bool // a person has to say that what is left is to go
+		version string
+	}{
+		"source": {func(g *stranger.Guest, _ *stranger.Move) { kill(g.Source) }, true, env.Installed},
+		"target": {func(_ *stranger.Guest, m *stranger.Move) { kill(m.Target) }, false, env.Newest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := boot(t, e, small(tt.version))
+			var m *stranger.Move
+			m = move(t, g, env.Stable, stranger.Options{Recorded: onlyIn(vmstate.Draining, func() { tt.kill(g, m) })})
+			keeper, err := m.Run(t.Context())
+			if v := m.Migration(); vmstate.KindOf(err) != vmstate.Lost || keeper != nil || v.Phase != vmstate.Failed {
+				t.Fatalf("ended %s, %v", v.Phase, err)
+			}
+			t.Logf("%v", err)
+			records := m.Records()
+			sides := map[string]*flip.Side{"source": g.Source, "target": m.Target}
+			delete(sides, name)
+			again := records[:len(records)-1] // as if the daemon had died as well, before it could say how it ended
+			out := flip.Recover(t.Context(), recovery(again, sides["source"], sides["target"]))
+			if out.Migration.Phase != vmstate.Failed || out.Undecided != tt.open || out.Keeper != nil {
+				t.Errorf("a daemon that comes after finds %s, undecided %v, keeper %v: %v", out.Migration.Phase, out.Undecided, out.Keeper, out.Err)
+			}
+			for who, side := range sides {
+				if _, over := side.Process.Exited(); over {
+					t.Errorf("the %s was ended, though nobody said so", who)
+				}
+			}
+		})
+	}
+}

@@ -262,7 +262,7 @@ func end(t *testing.T, p *qemu.Process) {
 
 func dial(t *testing.T, p *qemu.Process, path string) *qmp.Client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	m, err := qmp.Dial(ctx, path, qmp.Options{Exited: p.Done()})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"qlive/integration/env"
+	"qlive/integration/lab"
 	"qlive/internal/proc"
 	"qlive/vmstate"
 )
@@ -126,7 +127,7 @@ func (s *scene) belongings(t *testing.T) belongings {
 func (s *scene) settled(t *testing.T) belongings {
 	t.Helper()
 	before := s.belongings(t)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(lab.Limit); time.Now().Before(deadline); {
 		time.Sleep(200 * time.Millisecond) // between two looks: there is nothing to wait for
 		now := s.belongings(t)
 		if cmp.Equal(before, now) {
@@ -166,7 +167,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Errorf("%d handoffs failed, wanted %d", failed, failures)
 	}
 	var diff string
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(lab.Limit); ; time.Sleep(10 * time.Millisecond) {
 		if diff = cmp.Diff(before, s.belongings(t)); diff == "" || time.Now().After(deadline) {
 			break
 		}

@@ -177,7 +177,7 @@ func (s *scene) blockAt(t *testing.T, point string) (reached func()) {
 // quick fails the test if f takes so long that it must have waited for something. It is no measure of speed.
 func quick(t *testing.T, what string, f func()) {
 	t.Helper()
-	const limit = 5 * time.Second
+	const limit = lab.Limit / 2
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
 	select {

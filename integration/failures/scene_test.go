@@ -219,14 +219,14 @@ func (s *scene) same(t *testing.T, before inventory) {
 // settle waits until everything is as it was.
 func (s *scene) settle(t *testing.T, before inventory) {
 	t.Helper()
-	deadline := time.Now().Add(lab.Limit / 3)
+	deadline := time.Now().Add(lab.Limit)
 	for {
 		changed := diff.Diff(before, s.look(t).noFewer(before))
 		if changed == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s later it is not as it was (-before +after):\n%s", lab.Limit/3, changed)
+			t.Fatalf("%s later it is not as it was (-before +after):\n%s", lab.Limit, changed)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

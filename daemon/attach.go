@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"slices"
@@ -64,6 +65,7 @@ func (m *machine) restore(l *left) {
 	defer m.mu.Unlock()
 	v := l.vm
 	m.facts, m.objects, m.journal, m.identities, m.written = v.Facts, v.Objects, l.journal, v.Memory, v.Generations
+	m.next.identities, m.next.spec = v.NextMemory, v.NextSpec
 	m.number, m.completed, m.past, m.logs, m.consoles, m.asked = v.Next, v.Completed, v.Past, v.Logs, v.Consoles, v.Asked
 	m.status, m.ending, m.lastKeeper = v.Ended, v.Ending, v.Current
 	m.value = vmstate.VM{Name: v.Spec.Name, StartedAt: v.StartedAt, Machine: v.Facts.Machine.Name, Warnings: v.Warnings, RunState: "none"}
@@ -150,24 +152,33 @@ func (m *machine) reopen(f *found) {
 	for _, g := range f.alive {
 		finds = append(finds, memory.InProcess(g.side.Process.PID()))
 	}
-	set, err := memory.Reopen(m.identities, append(finds, memory.ByPath)...)
+	finds = append(finds, memory.ByPath)
+	set, err := memory.Reopen(m.identities, finds...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.memory = set
+	m.reopenNext(finds...)
 	if err != nil && len(f.alive) > 0 {
 		m.log.Error().Err(err).Msg("guest RAM not found again")
-		m.unfit = named(err, m.spec.Name)
+		m.noMemory = named(err, m.spec.Name)
+		m.unfit = m.noMemory
 	}
 }
 
 // stored finds RAM among the descriptors that the service manager has kept. What it has under the name and is something else is passed over.
 func (m *machine) stored(id memory.Identity) (*os.File, error) {
-	f := m.d.custody.offer(m.spec.Name, id.Name)
-	if f == nil {
-		return nil, fs.ErrNotExist
+	for _, region := range []string{id.Name, id.Name + nextMark} { // under either, as a handoff is just over that has moved it
+		f := m.d.custody.offer(m.spec.Name, region)
+		if f == nil {
+			continue
+		}
+		again, err := memory.Among([]*os.File{f})(id)
+		m.d.custody.close(f)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return again, err
+		}
 	}
-	defer m.d.custody.close(f)
-	return memory.Among([]*os.File{f})(id)
+	return nil, fs.ErrNotExist
 }
 
 // bury ends QEMUs that do not have the guest, and clears them away. What the guest has said in one of them stays.
@@ -219,7 +230,7 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 	}
 	m.score(g)
 	if m.memory != nil {
-		m.d.custody.keep(m.spec.Name, m.memory)
+		m.d.custody.keep(m.spec.Name, m.memory, m.next.set)
 	}
 	m.mu.Lock()
 	m.arrivedLocked(g)

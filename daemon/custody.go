@@ -79,26 +79,34 @@ func (c *custody) offer(vm, region string) *os.File {
 	return f
 }
 
-// keep has the RAM of a VM stored: what is stored already stays, what is stored of this VM and is none of its RAM is let go of.
-func (c *custody) keep(vm string, set *memory.Set) {
+// keep has the RAM of a VM stored, and that which a handoff moves it into, nil for none: what is stored already stays, what is stored of this VM and
+// is none of its RAM is let go of. That comes first: a manager passes over a descriptor that it has under another name.
+func (c *custody) keep(vm string, set, next *memory.Set) {
 	if !c.service.Notifies() {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	wanted := make(map[string]bool)
+	wanted := make(map[string]*memory.Region)
 	for _, r := range set.Regions() {
-		name := ramName(vm, r.Name())
-		wanted[name] = true
-		c.storeLocked(vm, name, r)
+		wanted[ramName(vm, r.Name())] = r
+	}
+	for _, r := range next.Regions() {
+		wanted[ramName(vm, r.Name()+nextMark)] = r
 	}
 	for name := range c.held[vm] {
-		if !wanted[name] {
+		if wanted[name] == nil {
 			c.forget(name)
 			delete(c.held[vm], name)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		c.storeLocked(vm, name, wanted[name])
+	}
 }
+
+// nextMark is added to the name of a region for the file that a handoff moves it into.
+const nextMark = "+next"
 
 func (c *custody) storeLocked(vm, name string, r *memory.Region) {
 	id := identity{r.Dev(), r.Inode()}

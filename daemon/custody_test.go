@@ -24,13 +24,13 @@ func TestCustodyKeeps(t *testing.T) {
 		"ram-vm1-pc.ram": one.Regions()[0].Inode(), "ram-vm1-/objects/dimm%2D1": one.Regions()[1].Inode(), "ram-vm2-pc.ram": two.Regions()[0].Inode(),
 	}
 	for range 2 {
-		c.keep("vm1", one)
-		c.keep("vm2", two)
+		c.keep("vm1", one, nil)
+		c.keep("vm2", two, nil)
 		syncWith(t, m, s)
 		same(t, "stored", inodes(t, m.Stored()), all)
 	}
 	other := ram(t, "vm1", "pc.ram") // the guest was started anew
-	c.keep("vm1", other)
+	c.keep("vm1", other, nil)
 	syncWith(t, m, s)
 	same(t, "stored of the new one", inodes(t, m.Stored()), map[string]uint64{"ram-vm1-pc.ram": other.Regions()[0].Inode(), "ram-vm2-pc.ram": two.Regions()[0].Inode()})
 	c.release("vm1")
@@ -48,7 +48,7 @@ func TestCustodyOffers(t *testing.T) {
 	sets := map[string]*memory.Set{}
 	for _, vm := range []string{"claimed", "known", "gone", "a-b", "anew"} {
 		sets[vm] = ram(t, vm, "pc.ram")
-		first.keep(vm, sets[vm])
+		first.keep(vm, sets[vm], nil)
 	}
 	syncWith(t, m, s)
 
@@ -68,9 +68,9 @@ func TestCustodyOffers(t *testing.T) {
 		}
 	}
 	anew := ram(t, "anew", "pc.ram") // its guest had ended, and is started again
-	c.keep("anew", anew)
+	c.keep("anew", anew, nil)
 	c.settle(func(vm string) bool { return vm == "known" || vm == "claimed" || vm == "anew" })
-	c.keep("claimed", sets["claimed"]) // the same inode: it stays as it is
+	c.keep("claimed", sets["claimed"], nil) // the same inode: it stays as it is
 	syncWith(t, m, next)
 	same(t, "left", inodes(t, m.Stored()), map[string]uint64{
 		"ram-claimed-pc.ram": sets["claimed"].Regions()[0].Inode(), "ram-known-pc.ram": sets["known"].Regions()[0].Inode(), "ram-anew-pc.ram": anew.Regions()[0].Inode(),
@@ -112,7 +112,7 @@ func TestCustodyFull(t *testing.T) {
 	var log strings.Builder
 	c := newCustody(s, zerolog.New(&log))
 	set := ram(t, "vm1", "a", "b", "c")
-	c.keep("vm1", set)
+	c.keep("vm1", set, nil)
 	syncWith(t, m, s)
 	if stored := m.Stored(); len(stored) != 2 || !strings.Contains(log.String(), "FileDescriptorStoreMax") || !strings.Contains(log.String(), `"region":"c"`) {
 		t.Errorf("%d stored, log %s", len(stored), &log)
@@ -132,7 +132,7 @@ func TestCustodyNamesFit(t *testing.T) {
 		}
 		c.noteLocked(fmt.Sprintf("vm%d", i), name, identity{})
 		if i%50 == 0 {
-			c.keep("last", ram(t, "last", "pc.ram"))
+			c.keep("last", ram(t, "last", "pc.ram"), nil)
 		}
 	}
 	_, bytes := c.sizeLocked()

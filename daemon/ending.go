@@ -166,6 +166,7 @@ func (m *machine) endedBefore() {
 	if set, err := memory.Reopen(m.identities, memory.ByPath); err == nil { // a file on hugetlbfs that outlives its QEMU
 		m.memory = set
 	}
+	m.reopenNext(memory.ByPath)
 	m.goneLocked()
 }
 
@@ -199,9 +200,10 @@ func (m *machine) endedUnseen(why error) {
 // goneLocked lets go of what a VM without a QEMU does not need, and shows it.
 func (m *machine) goneLocked() {
 	m.d.custody.release(m.spec.Name)
-	if err := errors.Join(m.memory.Close(), m.journal.Close(), m.place.remove()); err != nil {
+	if err := errors.Join(m.memory.Close(), m.next.set.Close(), m.journal.Close(), m.place.remove()); err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
 	}
+	m.next = nextRAM{}
 	m.written, m.lastKeeper = nil, record.None
 	close(m.settled)
 	if m.asked.Remove {

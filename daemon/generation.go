@@ -44,7 +44,7 @@ type plan struct {
 
 // planGeneration finds out what the binary is and writes the command line for it; nothing is started. The mode is that of the handoff that it is to
 // be the target of; without one it begins with the guest.
-func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, number int, mode vmstate.Mode) (*plan, error) {
+func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts cmdline.Facts, number int, mode vmstate.Mode) (*plan, error) {
 	incoming := mode != ""
 	info, err := m.d.prober.Probe(ctx, binary)
 	if err != nil {
@@ -65,15 +65,15 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, numbe
 	if incoming {
 		p.score = waitingScore
 	}
-	p.line, err = cmdline.Rewrite(m.spec.Args, m.facts, cmdline.Placement{
+	p.line, err = cmdline.Rewrite(m.spec.Args, facts, cmdline.Placement{
 		Dir: p.dir, Incoming: incoming, Given: mode == vmstate.ModeCPR, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
 	})
 	return p, err
 }
 
-// startGeneration runs a planned QEMU and meets its monitor. What is returned next to an error has been started and must be ended with
+// startGeneration runs a planned QEMU on RAM and meets its monitor. What is returned next to an error has been started and must be ended with
 // discard.
-func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, error) {
+func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set) (*generation, error) {
 	if err := os.RemoveAll(p.dir); err != nil { // left by a generation that came to nothing
 		return nil, vmstate.Errorf(vmstate.Host, "cannot clear %s: %w", p.dir, err)
 	}
@@ -86,7 +86,7 @@ func (m *machine) startGeneration(ctx context.Context, p *plan) (*generation, er
 	}
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
-		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: m.memory.Files(), Log: g.log(),
+		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: ram.Files(), Log: g.log(),
 		User: m.place.user, Cgroup: m.place.folder(), OOMScoreAdj: p.score,
 	})
 	if err != nil {

@@ -89,6 +89,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 	}
 	run := &run{m: m, source: source, binary: binary, number: m.number, mode: mode.Mode}
 	way := flip.ChooseWay(spec.Way)
+	run.memory = spec.Memory
 	run.handoff = flip.New(flip.Config{
 		Migration: vmstate.Migration{
 			ID: id, VM: m.spec.Name, Spec: &spec, Regions: regions,
@@ -99,7 +100,8 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 		Spec: spec, Number: run.number, Arrived: source.number > 0, Mode: mode.Mode, Why: mode.Why, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
-		Gate: &m.gate, Quiet: m.hush, Log: m.log,
+		Rehouse: run.rehousing(spec.Memory),
+		Gate:    &m.gate, Quiet: m.hush, Log: m.log,
 	})
 	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), run.handoff.Migration()); err != nil {
 		return vmstate.Migration{}, err
@@ -129,11 +131,16 @@ type run struct {
 	planned *plan
 	number  int
 	mode    vmstate.Mode
-	events  *qmp.Subscription // of the target, from before it runs
+	memory  *vmstate.MemorySpec // what RAM shall be made of; nil: as it is
+	events  *qmp.Subscription   // of the target, from before it runs
 }
 
 func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
-	p, err := r.m.planGeneration(ctx, r.binary, r.number, r.mode)
+	facts := r.m.facts
+	if r.memory != nil {
+		facts.PageBytes = r.memory.PageBytes
+	}
+	p, err := r.m.planGeneration(ctx, r.binary, facts, r.number, r.mode)
 	if err != nil {
 		return vmstate.QEMUProcess{}, err
 	}
@@ -145,7 +152,7 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	if err := r.m.place.room(r.m.spec.Name, r.source.side.Process); err != nil {
 		return nil, err
 	}
-	g, err := r.m.startGeneration(ctx, r.planned)
+	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r.memory))
 	r.target, err = g, room.Explain(r.m.d.cfg.RunDir, err)
 	if g == nil {
 		return nil, err
@@ -203,6 +210,7 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 	m.tracing.Store(nil)
 	switch v.Phase {
 	case vmstate.Completed:
+		m.promoteLocked()
 		r.source.hangUp()
 		if !r.source.dead() {
 			break // it is said in the migration's warnings; its watcher waits for it
@@ -217,6 +225,7 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		m.noteLocked()
 		return false
 	default:
+		m.demoteLocked()
 		if r.target != nil {
 			r.dropTarget()
 		}
@@ -236,7 +245,7 @@ func (r *run) leaveUndecidedLocked(v vmstate.Migration) {
 	mayHaveRun := len(v.Phases) > 1 && v.Phases[len(v.Phases)-2].Phase == vmstate.Committing
 	switch {
 	case r.target == nil:
-	case r.target.dead() && !mayHaveRun:
+	case r.target.dead() && !mayHaveRun && !r.handoff.Away():
 		r.dropTarget()
 	default:
 		m.undecided, m.stray = true, r.target
@@ -278,6 +287,9 @@ func (r *run) run(ctx context.Context) {
 	}
 	if result.Phase == vmstate.Completed {
 		m.d.definitions.change(m.spec.Name, func(def *definition.Definition) { def.Spec.Binary = g.binary.Path })
+		if r.memory != nil {
+			m.noteMemory()
+		}
 	}
 	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
 	defer cancel()

@@ -14,7 +14,7 @@ import (
 
 // launch starts the VM's first QEMU: checked before the guest's first instruction, then let go.
 func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
-	p, err := m.planGeneration(ctx, binary, 0, "")
+	p, err := m.planGeneration(ctx, binary, m.facts, 0, "")
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	if err := m.place.user.Own(m.memory.Files()); err != nil {
 		return err
 	}
-	g, err := m.startGeneration(ctx, p)
+	g, err := m.startGeneration(ctx, p, m.memory)
 	if g != nil {
 		defer undo(&err, g.discard)
 	}
@@ -42,7 +42,7 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	if err := m.checkFirst(ctx, g); err != nil {
 		return err
 	}
-	m.d.custody.keep(m.spec.Name, m.memory)
+	m.d.custody.keep(m.spec.Name, m.memory, nil)
 	defer undo(&err, func() error { m.d.custody.release(m.spec.Name); return nil })
 	if m.names, err = newPublicNames(m.spec.Dir, p.line.Names); err != nil {
 		return err

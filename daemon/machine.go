@@ -46,6 +46,7 @@ type machine struct {
 	resolving sync.Mutex // held by whoever decides of a handoff that has failed
 
 	identities []memory.Identity   // of the memory, written down
+	next       nextRAM             // that a handoff moves the guest's RAM into
 	written    []record.Generation // QEMUs that are written down: all that may be alive
 	lastKeeper int                 // number of the generation that last had the guest; record.None before any
 
@@ -61,6 +62,8 @@ type machine struct {
 	forgotten bool // it is off the list; guarded by the daemon's lock
 	ending    *vmstate.Problem
 	unfit     error // why the VM cannot be handed over; nil if it can
+	noMemory  error // why an earlier daemon's RAM of the guest was not found again; nil if it was, or there was none to find
+	noNext    error // the same of the RAM that it was being moved into
 	mute      error // said while the QEMU of a VM that was taken up does not answer
 	names     publicNames
 	past      []string // binaries that had the guest before, oldest first
@@ -232,12 +235,12 @@ func (m *machine) stopLocked(last string) {
 	m.value.Regions = nil
 	m.names.remove()
 	m.d.custody.release(m.spec.Name)
-	err := errors.Join(m.memory.Close(), g.side.Process.Release(), m.journal.Close())
+	err := errors.Join(m.memory.Close(), m.next.set.Close(), g.side.Process.Release(), m.journal.Close())
 	if m.stray != nil {
 		err = errors.Join(err, m.stray.discard())
 	}
 	err = errors.Join(err, m.place.remove())
-	m.stray, m.undecided, m.mute = nil, false, nil
+	m.stray, m.undecided, m.mute, m.next = nil, false, nil, nextRAM{}
 	m.written, m.lastKeeper = nil, record.None
 	if err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")
@@ -294,7 +297,7 @@ func (m *machine) letGo() {
 		m.log.Info().Int("pid", g.side.Process.PID()).Msg("guest left running")
 	}
 	if generations[0] != nil {
-		if err := errors.Join(m.journal.Close(), m.memory.LetGo(), m.place.leave()); err != nil {
+		if err := errors.Join(m.journal.Close(), m.memory.LetGo(), m.next.set.LetGo(), m.place.leave()); err != nil {
 			m.log.Warn().Err(err).Msg("not everything was let go of")
 		}
 	}

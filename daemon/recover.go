@@ -55,7 +55,7 @@ func ended(a *attempt, f *found) flip.Outcome {
 // recovery is what flip needs to know of a migration that has been left.
 func (m *machine) recovery(a *attempt, known vmstate.Migration, f *found) flip.Recovery {
 	r := flip.Recovery{
-		Records: a.records, Times: a.times, Migration: known, Memory: m.memory, Journal: recorder{m.journal},
+		Records: a.records, Times: a.times, Migration: known, Memory: m.memory, To: m.next.set, Ledger: m.ledgerPath(), Journal: recorder{m.journal},
 		Publish: m.d.registry.putMigration, Failpoints: m.d.failpoints, Gate: &m.gate, ContLimit: m.d.contLimit, Log: m.log,
 	}
 	if f.source != nil {
@@ -90,6 +90,17 @@ func (m *machine) putInPlace(ctx context.Context, out flip.Outcome, f *found) {
 		if g != keeper {
 			m.bury(g)
 		}
+	}
+	m.mu.Lock()
+	moved := keeper == f.target && m.next.identities != nil
+	if moved {
+		m.promoteLocked()
+	} else {
+		m.demoteLocked()
+	}
+	m.mu.Unlock()
+	if moved {
+		m.noteMemory()
 	}
 	m.settle(ctx, keeper)
 	if out.Migration.Phase == vmstate.Failed && out.Err != nil {

@@ -200,6 +200,12 @@ func (d *Daemon) Migrate(ctx context.Context, spec vmstate.MigrationSpec) (vmsta
 	if spec.Binary == "" {
 		spec.Binary = m.now().QEMU.Binary
 	}
+	if spec.Memory != nil {
+		if err := checkRehousing(spec); err != nil {
+			return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
+		}
+		spec.Mode = vmstate.ModeShared
+	}
 	if spec.TimeoutS == 0 {
 		spec.TimeoutS = vmstate.DefaultTimeoutS
 		if spec.Hold {

@@ -41,6 +41,7 @@ type Config struct {
 	Journal    Recorder
 	Publish    func(vmstate.Migration) // called with a value of its own each time something changed
 	Failpoints Failpoints              // nil for none
+	Rehouse    *Rehousing              // mode shared, way device state; nil: guest RAM stays where it is
 	// ContLimit is how long the target may take to answer cont before nobody can say who runs the guest; 0 for 30 s.
 	ContLimit time.Duration
 	// Offer is the path at which a target of mode cpr waits for the descriptors of its memory; Own gives a file to the user that the VM's QEMUs
@@ -63,6 +64,7 @@ type Handoff struct {
 	way    way
 	ears   ears
 	target *Side
+	new    rehoused // zero if RAM stays where it is
 	trace  *Trace
 	undos  []step // by the goroutine of Run only
 	gated  bool   // the gate is held
@@ -268,6 +270,7 @@ func (h *Handoff) openGate() {
 // forget lets go of what only the handoff itself needs: it is remembered for its trace.
 func (h *Handoff) forget() {
 	h.way.close()
+	h.forgetMemory()
 	h.mode, h.way, h.undos = nil, nil, nil
 }
 
@@ -323,7 +326,7 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	err := h.undo(ctx)
 	defer h.openGate()
 	if err != nil {
-		h.open = h.target != nil && !h.target.ended()
+		h.open = h.target != nil && !h.target.ended() || h.away()
 		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
 	}
 	h.mu.Lock()
@@ -360,6 +363,12 @@ func (h *Handoff) sourceEnded(cause error) error {
 func (h *Handoff) lost(cause error) error {
 	if h.torn { // it is known how
 		return cause
+	}
+	if h.away() { // it is known who has the guest, though not all of it
+		e := h.errAway()
+		e.Detail, e.Err, e.Step = e.Detail+": "+cause.Error(), cause, string(h.phase())
+		e.VM, e.Migration = h.cfg.Migration.VM, h.cfg.Migration.ID
+		return e
 	}
 	return &vmstate.Error{
 		Kind: vmstate.Lost, Step: string(h.phase()), VM: h.cfg.Migration.VM, Migration: h.cfg.Migration.ID,

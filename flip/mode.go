@@ -40,6 +40,9 @@ func newMode(h *Handoff) (mode, way) {
 		return cprMode{sharedMode{h}, w}, w
 	}
 	m := sharedMode{h}
+	if h.cfg.Rehouse != nil {
+		return rehousedMode{m}, &deviceWay{h: h}
+	}
 	switch h.cfg.Way {
 	case vmstate.WayStopFirst:
 		return m, &migrateWay{h: h}

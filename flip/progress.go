@@ -32,6 +32,11 @@ func (h *Handoff) flipped() {
 	pid := h.target.Process.PID()
 	h.eachRegion(func(r vmstate.Region) vmstate.Region {
 		r.OwnerPID = pid
+		for _, to := range h.new.set.Regions() {
+			if v := to.Value(); v.Name == r.Name {
+				r.Backing, r.PageBytes, r.Inode = v.Backing, v.PageBytes, v.Inode
+			}
+		}
 		return r.Observe(0, 0, r.SizeBytes, 0).Advance(vmstate.Flipped)
 	})
 	h.publish()

@@ -24,10 +24,13 @@ type Recovery struct {
 	// target is recorded, in preparing, it is whatever QEMU has a folder of the VM and is not the source.
 	Source, Target *Side
 	Memory         *memory.Set // the guest's RAM, to see who else maps it; nil: it is not looked at
-	Journal        Recorder
-	Publish        func(vmstate.Migration) // nil for none
-	Failpoints     Failpoints              // nil for none
-	Gate           sync.Locker             // as in Config: nobody else lets the guest run meanwhile
+	// To is what the RAM was to be moved into, and Ledger the path of the ledger of what has been; nil and empty if it was to stay where it is.
+	To         *memory.Set
+	Ledger     string
+	Journal    Recorder
+	Publish    func(vmstate.Migration) // nil for none
+	Failpoints Failpoints              // nil for none
+	Gate       sync.Locker             // as in Config: nobody else lets the guest run meanwhile
 	// AnswerLimit is how long a QEMU may take to say what it does before it counts as mute; 0 for 3 s. ContLimit is that of Config.
 	AnswerLimit time.Duration
 	ContLimit   time.Duration

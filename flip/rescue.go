@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"qlive/flip/memory/move"
 	"qlive/flip/recovery"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
@@ -23,6 +24,8 @@ type rescue struct {
 	found          string   // what was seen first
 	did            []string // what was done about it
 	failed         error    // why the last action did not work
+	ledger         *move.Ledger
+	unread         error // why the ledger cannot be read: then nobody knows where the guest's RAM is
 }
 
 // view is one of the two QEMUs as it is seen.
@@ -44,6 +47,7 @@ func newRescue(r Recovery) *rescue {
 	s.source = view{name: "source", side: r.Source, started: s.last.Source != ProcessID{}}
 	s.target = view{name: "target", side: r.Target, started: s.last.Target != ProcessID{}}
 	s.m = remembered(r)
+	s.ledger, s.unread = openLedger(r.Ledger, s.last.Migration)
 	return s
 }
 
@@ -55,6 +59,7 @@ func (s *rescue) run(ctx context.Context) Outcome {
 	}
 	s.r.Gate.Lock()
 	defer s.r.Gate.Unlock()
+	defer s.closeLedger()
 	return s.loop(context.WithoutCancel(ctx))
 }
 
@@ -109,6 +114,8 @@ func (s *rescue) act(ctx context.Context, row recovery.Row, e recovery.Evidence)
 	case recovery.Fence:
 		s.did = append(s.did, "the target was killed")
 		return s.target.side.kill(ctx)
+	case recovery.MoveBack:
+		return s.moveBack(ctx)
 	case recovery.GiveBack:
 		return s.giveBack(ctx, e.Ran)
 	case recovery.WriteOff:
@@ -240,6 +247,9 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	err := takeBack(ctx, s.source.side.Monitor)
 	if s.last.Mode == vmstate.ModePostcopy {
 		err = errors.Join(err, s.source.side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(defaultBandwidth))}))
+	}
+	if s.r.To != nil {
+		err = errors.Join(err, takeLentBack(ctx, s.source.side.Monitor, len(s.r.To.Regions())))
 	}
 	if err != nil {
 		s.logf("the source keeps something of the handoff: %v", err)

@@ -29,6 +29,7 @@ func (s *rescue) look(ctx context.Context) recovery.Evidence {
 	defer cancel()
 	e := recovery.Evidence{
 		Phase: s.last.Phase, NeverRan: s.last.NeverRan, Ran: s.last.ranBefore(), Restarts: s.last.Way == vmstate.WayLive,
+		Moved: s.unread != nil || s.ledger != nil && s.ledger.Away(),
 	}
 	if s.last.Open() {
 		e.Resolve = s.last.Resolve
@@ -43,7 +44,7 @@ func (s *rescue) look(ctx context.Context) recovery.Evidence {
 	both.Wait()
 	e.Pages = s.pages(e)
 	if s.r.Memory != nil && recovery.MindsStrangers(s.last.Phase) {
-		pids, err := strangers(s.r.Memory, s.source.pid(), s.target.pid(), os.Getpid())
+		pids, err := strangers(slices.Concat(s.r.Memory.Regions(), s.r.To.Regions()), s.source.pid(), s.target.pid(), os.Getpid())
 		if err != nil {
 			s.logf("%v", err)
 		}
@@ -123,7 +124,7 @@ func (v *view) words(s recovery.Sight) string {
 }
 
 // strangers are the processes other than those named that map some of the guest's RAM.
-func strangers(set *memory.Set, known ...int) ([]int, error) {
+func strangers(ram []*memory.Region, known ...int) ([]int, error) {
 	all, err := proc.PIDs()
 	if err != nil {
 		return nil, fmt.Errorf("cannot see who maps the guest's RAM: %w", err)
@@ -137,15 +138,15 @@ func strangers(set *memory.Set, known ...int) ([]int, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		if slices.ContainsFunc(maps, func(m proc.Mapping) bool { return ofSet(set, m) }) {
+		if slices.ContainsFunc(maps, func(m proc.Mapping) bool { return isOf(ram, m) }) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
 }
 
-func ofSet(set *memory.Set, m proc.Mapping) bool {
-	return m.Inode != 0 && slices.ContainsFunc(set.Regions(), func(r *memory.Region) bool {
+func isOf(ram []*memory.Region, m proc.Mapping) bool {
+	return m.Inode != 0 && slices.ContainsFunc(ram, func(r *memory.Region) bool {
 		return r.Inode() == m.Inode && unix.Major(r.Dev()) == m.DevMajor && unix.Minor(r.Dev()) == m.DevMinor
 	})
 }

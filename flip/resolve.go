@@ -12,6 +12,7 @@ import (
 func (s *rescue) resolve(ctx context.Context, to recovery.Choice) Outcome {
 	s.r.Gate.Lock()
 	defer s.r.Gate.Unlock()
+	defer s.closeLedger()
 	ctx = context.WithoutCancel(ctx)
 	if err := s.resolvable(ctx, to); err != nil {
 		return Outcome{Migration: s.m, Undecided: s.last.Undecided, Err: err}
@@ -42,6 +43,7 @@ func (s *rescue) resolvable(ctx context.Context, to recovery.Choice) error {
 
 // options is the evidence and what each choice would do.
 func (s *rescue) options(ctx context.Context) Options {
+	defer s.closeLedger()
 	out := Options{Last: s.last}
 	if len(s.r.Records) == 0 {
 		return out

@@ -34,7 +34,7 @@ func (h *Handoff) mapsAll(side *Side) error {
 	if len(maps) == 0 {
 		return fmt.Errorf("cannot read the mappings of QEMU %s with pid %d: it has ended: %w", side.Version, side.Process.PID(), unix.ESRCH)
 	}
-	for _, r := range h.cfg.Memory.Regions() {
+	for _, r := range h.memoryOf(side).Regions() {
 		if err := r.CheckSize(); err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func (h *Handoff) compareBlocks(ctx context.Context) error {
 			faults = append(faults, fmt.Sprintf("%s: %d bytes in the source, %d in the target", name, s.Total, t.Total))
 		case s.Used != t.Used && s.Used == s.Total: // not resizeable
 			faults = append(faults, fmt.Sprintf("%s: %d bytes used in the source, %d in the target", name, s.Used, t.Used))
-		case s.PageSize != t.PageSize && h.regionOf(name) != nil:
+		case s.PageSize != t.PageSize && h.regionOf(name) != nil && h.new.set == nil:
 			faults = append(faults, fmt.Sprintf("%s: pages of %d bytes in the source, %d in the target", name, s.PageSize, t.PageSize))
 		}
 	}

@@ -86,6 +86,9 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if err := h.fence(ctx); err != nil {
 		return err
 	}
+	if h.away() {
+		return h.errAway()
+	}
 	source := h.cfg.Source
 	if source.ended() {
 		return nil // the guest has gone of itself; the daemon reports how

@@ -173,11 +173,11 @@ func (w *deviceWay) openSaved(ctx context.Context) error {
 
 func (w *deviceWay) switchOver(ctx context.Context) error {
 	defer w.deadline(ctx)()
-	return w.h.run(ctx,
-		step{name: "stop", do: w.stop},
-		step{name: "save", do: w.save},
-		step{name: "load", do: w.load},
-	)
+	steps := []step{{name: "stop", do: w.stop}, {name: "save", do: w.save}}
+	if w.h.cfg.Rehouse != nil { // before anything is loaded: a device may look into the guest's memory as it is
+		steps = append(steps, step{name: "move-memory", do: w.h.moveMemory, undo: w.h.moveMemoryBack})
+	}
+	return w.h.run(ctx, append(steps, step{name: "load", do: w.load})...)
 }
 
 // stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.

@@ -40,8 +40,9 @@ type MigrationSpec struct {
 	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, or 86400 with hold"`
 	MaxPauseMS int    `json:"max_pause_ms,omitempty" minimum:"0" maximum:"3600000" doc:"pause in ms at which the undo begins; 0 takes the default, 1000"`
 	// Key is what the caller knows the request by, if he wants to be able to ask again.
-	Key      RequestKey `json:"-"`
-	Populate string     `json:"populate,omitempty" enum:"auto,never" doc:"fill the target's page tables beforehand, of regions without holes"`
+	Key      RequestKey  `json:"-"`
+	Memory   *MemorySpec `json:"memory,omitempty" doc:"what guest RAM shall be made of from now on; it stays as it is if left out. The guest stands while it is copied, for as long as the estimate says, which max_pause_ms must allow"`
+	Populate string      `json:"populate,omitempty" enum:"auto,never" doc:"fill the target's page tables beforehand, of regions without holes"`
 }
 
 // RequestKey names a request for good: whoever asks with the same key again gets what came of it the first time.
@@ -72,6 +73,7 @@ type Migration struct {
 	PauseUS    *int64         `json:"pause_us" doc:"from sending stop to the reply of cont, µs; of a handoff that was undone, to the source's reply of cont; null if the guest never stopped"`
 	QEMUPause  *int64         `json:"qemu_pause_us" doc:"QEMU's own STOP to RESUME, µs"`
 	UndoUS     *int64         `json:"undo_us,omitempty" doc:"from the decision to undo until the guest went on, µs"`
+	EstimateUS *int64         `json:"pause_estimate_us,omitempty" doc:"how long the guest was expected to stand while its RAM is copied into another backing, µs"`
 	TotalUS    int64          `json:"total_us"`
 	Phases     []PhaseTime    `json:"phases"`
 	Regions    []Region       `json:"regions"`

@@ -15,8 +15,11 @@ type VM struct {
 	Facts     cmdline.Facts     `json:"facts"`
 	StartedAt time.Time         `json:"started_at"`
 	Memory    []memory.Identity `json:"memory"`
-	Objects   map[string]string `json:"objects,omitempty"` // RAM block to the id of its memory backend
-	Warnings  []string          `json:"warnings,omitempty"`
+	// NextMemory is what a handoff moves the guest's RAM into, made as NextSpec says; it is the VM's once the handoff has completed.
+	NextMemory []memory.Identity  `json:"next_memory,omitempty"`
+	NextSpec   vmstate.MemorySpec `json:"next_spec,omitzero"`
+	Objects    map[string]string  `json:"objects,omitempty"` // RAM block to the id of its memory backend
+	Warnings   []string           `json:"warnings,omitempty"`
 
 	Generations []Generation `json:"generations"` // those whose QEMU may be alive, oldest first
 	Current     int          `json:"current"`     // number of the generation that has the guest; None if there is none

@@ -18,6 +18,7 @@ type handoff struct {
 	to, way, mode, populate string
 	maxPause, timeout       time.Duration
 	hold, detach            bool
+	memory                  newMemory
 }
 
 func (h *handoff) flags(c *cobra.Command) {
@@ -51,6 +52,9 @@ func (h *handoff) spec(a *app, vm string) (vmstate.MigrationSpec, error) {
 		spec.Populate = h.populate
 	}
 	var err error
+	if spec.Memory, err = h.memory.spec(a); err != nil {
+		return spec, err
+	}
 	if spec.MaxPauseMS, err = whole("--max-pause", h.maxPause, time.Millisecond); err != nil {
 		return spec, err
 	}
@@ -72,12 +76,17 @@ func (a *app) migrateCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "migrate VM", Short: "Hand a running VM over to another QEMU",
 		Long: `Hand a running VM over to another QEMU on this host. The guest goes on in the new one after a pause of milliseconds;
-if anything fails before that, it goes on in the old one, and the exit code is 7. Ctrl-C stops waiting, and nothing else.`,
-		Example: "  qlive migrate vm1 --to /opt/qemu-11/bin/qemu-system-x86_64",
-		Args:    takes("VM"), ValidArgsFunction: a.completeVMs,
+if anything fails before that, it goes on in the old one, and the exit code is 7. Ctrl-C stops waiting, and nothing else.
+
+With --hugepages, --hugetlbfs or --memfd its memory is made of something else from then on. It is copied while the guest stands:
+how long that will take is measured first, and refused with the numbers unless --max-pause allows it.`,
+		Example: `  qlive migrate vm1 --to /opt/qemu-11/bin/qemu-system-x86_64
+  qlive migrate vm1 --hugepages 2M --max-pause 5s`,
+		Args: takes("VM"), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error { return a.migrate(c.Context(), args[0], h) },
 	}
 	h.flags(c)
+	h.memory.flags(c)
 	return c
 }
 

@@ -1,0 +1,110 @@
+package backing_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"qlive/integration/env"
+	"qlive/integration/lab"
+	"qlive/vmstate"
+)
+
+// A guest that dirties its memory goes from ordinary pages into huge ones, into a file on hugetlbfs, into another one there, and back, from version to version
+// of QEMU: each time it is all there, never more than the chunks in flight are held twice, holes stay holes, and the pool is as it was.
+func TestThereAndBack(t *testing.T) {
+	const pages = 256 // for 256 MiB twice: what is freed behind stays reserved until the guest runs in the target
+	wantPool(t, pages)
+	folder := hugetlbfs(t)
+	l := lab.New(t, lab.Options{NoTree: true})
+	vm := l.Boot(lab.Spec{Guest: small()})
+	file := vmstate.MemorySpec{Backing: vmstate.Hugetlbfs, Path: folder}
+	for _, to := range []struct {
+		version string
+		memory  vmstate.MemorySpec
+		pages   uint64
+	}{
+		{env.Newest, vmstate.MemorySpec{Backing: vmstate.Hugetlb, PageBytes: 2 * mib}, 2 * mib},
+		{env.Installed, file, 2 * mib},
+		{env.Installed, file, 2 * mib},
+		{env.Backport, vmstate.MemorySpec{Backing: vmstate.Memfd, Nodes: []int{0}}, 4096},
+	} {
+		t.Run(to.version+" "+string(to.memory.Backing), func(t *testing.T) {
+			before, err := held()
+			if err != nil {
+				t.Fatal(err)
+			}
+			inode := vm.Show().Regions[0].Inode
+			s := sample()
+			m := vm.Migrate(vmstate.MigrationSpec{Binary: l.Env.QEMU(to.version), Memory: &to.memory, MaxPauseMS: 60_000})
+			most := s.end(t)
+			if m.Phase != vmstate.Completed {
+				t.Fatalf("%s: %+v\nlog: %+v", m.Phase, m.Error, m.Log)
+			}
+			now := vm.Show()
+			is(t, now, to.memory.Backing, to.pages)
+			if now.Regions[0].Inode == inode || m.EstimateUS == nil || *m.EstimateUS <= 0 || m.Progress != 100 {
+				t.Errorf("the migration is %+v", m)
+			}
+			after, err := held()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d MiB before, %d at the most, %d after; estimated %d ms, pause %d ms", before/mib, most/mib, after/mib, *m.EstimateUS/1000, *m.PauseUS/1000)
+			if most > max(before, after)+inFlight() {
+				t.Errorf("%d bytes were held, %d before and %d after", most, before, after)
+			}
+			if after >= 256*mib {
+				t.Errorf("%d bytes are held: holes have been filled", after)
+			}
+			vm.AwaitBeats(50)
+			vm.CheckMemory()
+			if err := nothingMoved(l.RunDir()); err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadDir(folder); err != nil || len(left) > 1 || (len(left) == 1) != (to.memory.Path != "") {
+				t.Errorf("%v are left in the folder (%v)", left, err)
+			}
+			want := uint64(pages)
+			if to.pages > 4096 {
+				want -= 128
+			}
+			if p := pool(t); p.Available() != want {
+				t.Errorf("the pool is %+v, %d pages should be free", p, want)
+			}
+		})
+	}
+	vm.HandOver(env.Installed, "")
+	vm.CheckMemory()
+}
+
+// What cannot be is refused with the numbers, and the guest has noticed nothing.
+func TestRefused(t *testing.T) {
+	wantPool(t, 127)
+	l := lab.New(t, lab.Options{NoTree: true})
+	vm := l.Boot(lab.Spec{Guest: small()})
+	huge := vmstate.MemorySpec{Backing: vmstate.Hugetlb, PageBytes: 2 * mib}
+	ask := func(spec vmstate.MigrationSpec) vmstate.Migration {
+		spec.Binary = l.Env.QEMU(env.Newest)
+		return vm.Migrate(spec)
+	}
+	refused(t, ask(vmstate.MigrationSpec{Memory: &huge, MaxPauseMS: 60_000}), vmstate.Exhausted, "128 huge pages of 2 MiB", "127 of the pool's", "vm.nr_hugepages=")
+	refused(t, ask(vmstate.MigrationSpec{Memory: &vmstate.MemorySpec{}}), vmstate.Invalid, "already")
+	refused(t, ask(vmstate.MigrationSpec{Memory: &vmstate.MemorySpec{Backing: vmstate.Memfd, Nodes: []int{0}}, MaxPauseMS: 1}), vmstate.Timeout, "max_pause_ms, 1 ms", "MiB/s", "--max-pause")
+	refused(t, ask(vmstate.MigrationSpec{Memory: &vmstate.MemorySpec{Backing: vmstate.Memfd, Nodes: []int{63}}}), vmstate.Invalid, "NUMA nodes [63]")
+	for _, spec := range []vmstate.MigrationSpec{{Memory: &huge, Way: vmstate.WayLive}, {Memory: &huge, Mode: vmstate.ModePostcopy}} {
+		spec.VM = vm.Name
+		if _, err := l.Client.Migrate(t.Context(), spec, ""); vmstate.KindOf(err) != vmstate.Invalid {
+			t.Errorf("%v", err)
+		}
+	}
+	is(t, vm.Show(), vmstate.Memfd, 4096)
+	if err := nothingMoved(l.RunDir()); err != nil {
+		t.Error(err)
+	}
+	vm.AwaitBeats(50)
+	vm.CheckMemory()
+	if log := strings.Join(vm.Show().Warnings, "\n"); strings.Contains(log, "NUMA") {
+		t.Error(log)
+	}
+}

@@ -1,0 +1,201 @@
+package backing_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"qlive/integration/guest"
+	"qlive/integration/lab"
+	"qlive/internal/proc"
+	"qlive/vmstate"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const mib = 1 << 20
+
+// small is what a guest verifies quickly.
+func small() guest.Params { return guest.Params{FillMiB: 64, DirtyMiB: 4, VerifySecs: -1} }
+
+func pool(t *testing.T) proc.Pool {
+	t.Helper()
+	pools, err := proc.ReadPools()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pools {
+		if p.PageBytes == 2*mib {
+			return p
+		}
+	}
+	t.Fatal("the host has no huge pages of 2 MiB")
+	return proc.Pool{}
+}
+
+// wantPool gives the host so many huge pages that are free, for this test alone. At the end they must be free again, and the pool is as it was.
+func wantPool(t *testing.T, pages uint64) {
+	t.Helper()
+	lock, err := os.OpenFile("/tmp/qlive-hugepages.lock", os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	was := pool(t)
+	set := func(n uint64) {
+		if err := os.WriteFile("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", []byte(strconv.FormatUint(n, 10)), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() {
+		deadline := time.Now().Add(lab.Limit)
+		for pool(t).Available() != pages && time.Now().Before(deadline) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		if p := pool(t); p.Available() != pages {
+			t.Errorf("at the end the pool is %+v, of which %d pages should be free", p, pages)
+		}
+		set(was.Total)
+		if now := pool(t); now != was {
+			t.Errorf("the pool is %+v, it was %+v", now, was)
+		}
+		lock.Close()
+	})
+	set(was.Total - was.Available() + pages)
+	if got := pool(t).Available(); got != pages {
+		t.Fatalf("the host has %d huge pages for this test, it wants %d", got, pages)
+	}
+}
+
+// hugetlbfs mounts one for the test alone, and gives a folder in it that is root's.
+func hugetlbfs(t *testing.T) string {
+	t.Helper()
+	mount, err := os.MkdirTemp("", "qlive-huge-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(mount) })
+	if err := unix.Mount("none", mount, "hugetlbfs", unix.MS_NOSUID|unix.MS_NODEV, "pagesize=2M"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mount, 0); err != nil {
+			t.Errorf("unmounting: %v", err)
+		}
+	})
+	folder := filepath.Join(mount, "qlive")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
+
+// held is how much memory the files of guests' RAM own that this process, which is the daemon, has open.
+func held() (total uint64, err error) {
+	links, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0, err
+	}
+	seen := map[[2]uint64]bool{}
+	for _, e := range links {
+		path := "/proc/self/fd/" + e.Name()
+		link, err := os.Readlink(path)
+		if err != nil || !strings.Contains(link, "qlive-vm1-") {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil || seen[[2]uint64{st.Dev, st.Ino}] {
+			continue
+		}
+		seen[[2]uint64{st.Dev, st.Ino}] = true
+		total += uint64(st.Blocks) * 512
+	}
+	return total, nil
+}
+
+// sampler notes the most that is held, until it is stopped.
+type sampler struct {
+	stop chan struct{}
+	done sync.WaitGroup
+	most uint64
+	err  error
+}
+
+func sample() *sampler {
+	s := &sampler{stop: make(chan struct{})}
+	s.done.Go(func() {
+		for {
+			n, err := held()
+			s.most, s.err = max(s.most, n), errors.Join(s.err, err)
+			select {
+			case <-s.stop:
+				return
+			case <-time.After(500 * time.Microsecond):
+			}
+		}
+	})
+	return s
+}
+
+// end is the most that was held.
+func (s *sampler) end(t *testing.T) uint64 {
+	t.Helper()
+	close(s.stop)
+	s.done.Wait()
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	return s.most
+}
+
+// inFlight is how much may be held twice: a chunk of 4 MiB for each worker. The two files are not looked at in one instant, so that a chunk more may
+// seem to be there.
+func inFlight() uint64 { return uint64(min(runtime.GOMAXPROCS(0), 8)+1) * 4 * mib }
+
+// is looks at what the guest's RAM is made of.
+func is(t *testing.T, vm vmstate.VM, backing vmstate.Backing, pages uint64) {
+	t.Helper()
+	if len(vm.Regions) != 1 {
+		t.Fatalf("%d regions", len(vm.Regions))
+	}
+	if r := vm.Regions[0]; r.Backing != backing || r.PageBytes != pages || r.OwnerPID != vm.PID {
+		t.Errorf("the RAM is %+v, want %s with pages of %d bytes", r, backing, pages)
+	}
+}
+
+// refused makes sure that a handoff was undone for a reason, and says the words.
+func refused(t *testing.T, m vmstate.Migration, kind vmstate.Kind, words ...string) {
+	t.Helper()
+	if m.Phase != vmstate.RolledBack || m.Error == nil || m.Error.Kind() != kind {
+		t.Fatalf("the migration is %s: %+v", m.Phase, m.Error)
+	}
+	for _, w := range words {
+		if text := m.Error.Detail + "\n" + m.Error.Remedy; !strings.Contains(text, w) {
+			t.Errorf("%q is not in %q", w, text)
+		}
+	}
+}
+
+// nothingMoved makes sure that no second RAM and no ledger is left in a daemon's folder.
+func nothingMoved(runDir string) error {
+	if _, err := os.Stat(filepath.Join(runDir, "vms/vm1/moves")); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("the ledger is there: %v", err)
+	}
+	text, err := os.ReadFile(filepath.Join(runDir, "vms/vm1/vm.json"))
+	if err == nil && strings.Contains(string(text), "next_memory") {
+		err = errors.New("a second RAM is written down")
+	}
+	return err
+}

@@ -135,9 +135,10 @@ func (c *Client) Migrate(ctx context.Context, uri string) error {
 	return c.run(ctx, MigrateCommand(uri))
 }
 
-// migrateCPRArgs are those of a migration in mode cpr-transfer. Both addresses are of sockets, and of the type unix.
+// migrateCPRArgs are those of a migration in mode cpr-transfer. Both addresses are of sockets, and of the type unix. It is not
+// among the Surface, since QEMU before 8.2 requires a URI.
 type migrateCPRArgs struct {
-	Channels []migrationChannel `json:"channels" since:"8.2"`
+	Channels []migrationChannel `json:"channels"`
 }
 
 type migrationChannel struct {

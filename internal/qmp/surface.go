@@ -33,7 +33,6 @@ func Surface() []Use {
 		{"migrate-set-parameters", MigrateParameters{}, nil},
 		{"query-migrate-parameters", nil, MigrateParameters{}},
 		{"migrate", migrateArgs{}, nil},
-		{"migrate", migrateCPRArgs{}, nil},
 		{"migrate-incoming", migrateIncomingArgs{}, nil},
 		{"migrate_cancel", nil, nil},
 		{"migrate-start-postcopy", nil, nil},

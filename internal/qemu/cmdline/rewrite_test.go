@@ -70,6 +70,22 @@ func TestLater(t *testing.T) {
 	}
 }
 
+// A target that is given its memory waits for that in its own folder, beside its guest.
+func TestGiven(t *testing.T) {
+	const dir, path = `/run/q"live/vm1/1`, `/run/q"live/vm1/1/own/cpr.sock`
+	line := rewrite(t, cmdline.Placement{Dir: dir, Incoming: true, Given: true}, "-m 1G")
+	want := `-incoming defer -incoming {"channel-type":"cpr","addr":{"transport":"socket","type":"unix","path":"/run/q\"live/vm1/1/own/cpr.sock"}}`
+	if argv := strings.Join(line.Argv(), " "); !strings.HasSuffix(argv, want) {
+		t.Errorf("%q does not end in %q", argv, want)
+	}
+	if line.Offer != path || cmdline.OfferBelow(dir) != path {
+		t.Errorf("it waits at %q, and is looked for at %q", line.Offer, cmdline.OfferBelow(dir))
+	}
+	if line := rewrite(t, second(), "-m 1G"); line.Offer != "" || strings.Contains(strings.Join(line.Argv(), " "), "cpr") {
+		t.Errorf("a target that is not given its memory waits for it: %+v", line)
+	}
+}
+
 func TestVirtioMem(t *testing.T) {
 	args := strings.Fields("-m 1G,maxmem=2G -object memory-backend-ram,id=a,size=1G -device virtio-mem-pci,memdev=a")
 	for _, tt := range []struct {

@@ -117,6 +117,9 @@ func (g *Guest) Truth() (beats.Report, error) {
 	return parser.Report(), nil
 }
 
+// Path is a name in the guest's own folder.
+func (g *Guest) Path(name string) string { return filepath.Join(g.dir, name) }
+
 // Until waits until what the guest has said is enough.
 func (g *Guest) Until(ctx context.Context, what string, enough func(beats.Report) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)

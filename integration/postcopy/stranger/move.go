@@ -10,6 +10,7 @@ import (
 
 	"qlive/flip"
 	"qlive/flip/memory"
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
@@ -19,6 +20,9 @@ type Move struct {
 	Memory *memory.Set
 	guest  *Guest
 	To     string // version
+
+	// OnTarget is told of the target's monitor as soon as there is one; nil for nobody.
+	OnTarget func(*qmp.Client)
 
 	mu      sync.Mutex
 	Target  *flip.Side // once it has been started
@@ -63,7 +67,7 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 		Plan: func(context.Context) (vmstate.QEMUProcess, error) {
 			return vmstate.QEMUProcess{Binary: g.env.QEMU(to), Version: to}, nil
 		},
-		Start: m.start, Journal: &journal{m: m, told: o.Recorded}, Publish: m.publish, Failpoints: o.Failpoints, Gate: new(sync.Mutex), Log: o.Log,
+		Start: m.StartTarget, Journal: &journal{m: m, told: o.Recorded}, Publish: m.publish, Failpoints: o.Failpoints, Gate: new(sync.Mutex), Log: o.Log,
 	})
 	return m, nil
 }
@@ -71,7 +75,8 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 // block is the RAM block of a plain -m.
 const block = "pc.ram"
 
-func (m *Move) start(ctx context.Context) (*flip.Side, error) {
+// StartTarget starts the other QEMU, waiting for the guest. Run does it by itself.
+func (m *Move) StartTarget(ctx context.Context) (*flip.Side, error) {
 	size := strconv.Itoa(m.guest.Spec.MiB)
 	args := append(m.guest.args("target"), "-m", size, "-machine", machine+",memory-backend="+block,
 		"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%sM,mem-path=/proc/self/fd/3,share=on", block, size), "-S", "-incoming", "defer")
@@ -79,6 +84,9 @@ func (m *Move) start(ctx context.Context) (*flip.Side, error) {
 	m.mu.Lock()
 	m.Target = side
 	m.mu.Unlock()
+	if err == nil && m.OnTarget != nil {
+		m.OnTarget(side.Monitor)
+	}
 	return side, err
 }
 

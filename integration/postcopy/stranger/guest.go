@@ -23,7 +23,8 @@ type Spec struct {
 	MiB    int
 	Guest  guest.Params
 	Paused bool     // -S
-	Args   []string // more arguments of QEMU
+	Args   []string // more arguments of both QEMUs
+	Source []string // more arguments of the source alone
 }
 
 // Guest is one that runs in a QEMU of its own, and may be moved to another once.
@@ -48,10 +49,11 @@ func Start(ctx context.Context, e env.Env, s Spec) (*Guest, error) {
 	}
 	g := &Guest{Spec: s, env: e, dir: dir, initrd: initrd}
 	args := append(g.args("source"), "-m", strconv.Itoa(s.MiB), "-machine", machine)
+	args = append(args, s.Source...)
 	if s.Paused {
 		args = append(args, "-S")
 	}
-	if g.Source, err = g.run(ctx, "source", s.QEMU, args, nil); err != nil {
+	if g.Source, err = g.run(ctx, "source", s.QEMU, qemu.Command{Args: args}); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
@@ -70,12 +72,13 @@ func (g *Guest) path(name, kind string) string { return filepath.Join(g.dir, nam
 func (g *Guest) console(name string) string    { return g.path(name, "console") }
 
 // run starts a QEMU and meets its monitor. What is returned next to an error has been started.
-func (g *Guest) run(ctx context.Context, name, version string, args []string, files []*os.File) (*flip.Side, error) {
+func (g *Guest) run(ctx context.Context, name, version string, c qemu.Command) (*flip.Side, error) {
 	binary, err := qemu.Admit(g.env.QEMU(version), nil)
 	if err != nil {
 		return nil, err
 	}
-	p, err := qemu.Start(qemu.Command{Binary: binary, Args: args, Files: files, Log: g.path(name, "log")})
+	c.Binary, c.Log = binary, g.path(name, "log")
+	p, err := qemu.Start(c)
 	if err != nil {
 		return nil, err
 	}

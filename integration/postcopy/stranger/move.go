@@ -10,6 +10,7 @@ import (
 
 	"qlive/flip"
 	"qlive/flip/memory"
+	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
@@ -19,6 +20,7 @@ type Move struct {
 	*flip.Handoff
 	Memory *memory.Set
 	guest  *Guest
+	user   *qemu.User
 	To     string // version
 
 	// OnTarget is told of the target's monitor as soon as there is one; nil for nobody.
@@ -36,6 +38,7 @@ type Options struct {
 	Failpoints flip.Failpoints
 	Hold       bool
 	Backing    vmstate.MemorySpec
+	User       *qemu.User // that the target runs as; nil for that of this process
 	// Recorded is told of every record, before the handoff goes on; nil for nobody.
 	Recorded func(flip.Record)
 	Log      zerolog.Logger
@@ -48,7 +51,7 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 		return nil, err
 	}
 	g.ends = append(g.ends, func() { _ = set.Close() }) // a memfd
-	m := &Move{Memory: set, guest: g, To: to}
+	m := &Move{Memory: set, guest: g, user: o.User, To: to}
 	var regions []vmstate.Region
 	for _, r := range set.Regions() {
 		regions = append(regions, r.Value().Reset(g.Source.Process.PID()))
@@ -80,7 +83,7 @@ func (m *Move) StartTarget(ctx context.Context) (*flip.Side, error) {
 	size := strconv.Itoa(m.guest.Spec.MiB)
 	args := append(m.guest.args("target"), "-m", size, "-machine", machine+",memory-backend="+block,
 		"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%sM,mem-path=/proc/self/fd/3,share=on", block, size), "-S", "-incoming", "defer")
-	side, err := m.guest.run(ctx, "target", m.To, args, m.Memory.Files())
+	side, err := m.guest.run(ctx, "target", m.To, qemu.Command{Args: args, Files: m.Memory.Files(), User: m.user})
 	m.mu.Lock()
 	m.Target = side
 	m.mu.Unlock()

@@ -93,6 +93,9 @@ QEMU "$@"`), vmstate.MigrationSpec{}, differs("verify-mapping", "it maps 0 of 26
 		{"other RAM size", shape("more", env.Newest, "-m 512"), vmstate.MigrationSpec{}, start(vmstate.QEMU, "ended with status 1", "memory")},
 		{"a device too many", shape("rng", env.Newest, "-device virtio-balloon-pci"), vmstate.MigrationSpec{}, differs("compare-devices", "only the target has it")},
 		{"a device too few", dropping("less", "virtio-rng-pci"), vmstate.MigrationSpec{}, differs("compare-devices", "only the source has it")},
+		{"a device behind another bridge", script("moved", env.Newest, `INCOMING
+for a; do shift; case $a in qemu-xhci,bus=port0) a=qemu-xhci,bus=port1;; esac; set -- "$@" "$a"; done
+QEMU "$@"`), vmstate.MigrationSpec{}, differs("compare-devices", "qemu-xhci at port0/0 in the source, qemu-xhci at port1/0 in the target")},
 		{"a device with RAM too few", dropping("blind", "VGA"), vmstate.MigrationSpec{}, differs("compare-blocks", "vga.vram: only the source has it")},
 		{"other video memory", shape("vram", env.Newest, "-global VGA.vgamem_mb=32"), vmstate.MigrationSpec{}, differs("compare-blocks", "16777216 bytes in the source, 33554432 in the target")},
 		{"other ROM size", shape("rom", env.Newest, "-global VGA.romsize=1048576"), vmstate.MigrationSpec{}, differs("compare-blocks", "vga.rom: ")},
@@ -106,7 +109,8 @@ QEMU "$@"`), vmstate.MigrationSpec{}, differs("verify-mapping", "it maps 0 of 26
 // handoffs in between give every QEMU, by every way, a turn as the source.
 func TestBadTargets(t *testing.T) {
 	s := newScene(t)
-	s.boot(lab.Spec{Args: []string{"-device", "VGA", "-device", "virtio-rng-pci"}})
+	s.boot(lab.Spec{Args: []string{"-device", "VGA", "-device", "virtio-rng-pci",
+		"-device", "pcie-root-port,id=port0,chassis=1", "-device", "pcie-root-port,id=port1,chassis=2", "-device", "qemu-xhci,bus=port0"}})
 	next := s.tour()
 	for _, tt := range s.badTargets(t) {
 		t.Run(tt.name, func(t *testing.T) {

@@ -156,6 +156,18 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// QEMUs that run as a user find each other, too.
+func TestUnprivileged(t *testing.T) {
+	s := newSceneFor(t, "nobody")
+	s.vm = s.Start(lab.Spec{QEMU: env.Backport, Machine: machine, Bare: true})
+	for _, version := range []string{env.Newest, env.Backport} {
+		if m := s.vm.Migrate(s.cpr(version)); m.Phase != vmstate.Completed {
+			t.Fatalf("to %s: %s, %+v", version, m.Phase, m.Error)
+		}
+	}
+	s.one(t)
+}
+
 // A source that dies while the guest stands takes the guest with it, and the target is not run.
 func TestSourceKilled(t *testing.T) {
 	s := newScene(t)

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"qlive/daemon"
 	"qlive/integration/env"
 	"qlive/integration/guest"
 	"qlive/integration/lab"
@@ -36,7 +37,10 @@ type scene struct {
 	points *failpoint.Set
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t *testing.T) *scene { return newSceneFor(t, "") }
+
+// newSceneFor is one whose QEMUs run as a user.
+func newSceneFor(t *testing.T, user string) *scene {
 	t.Helper()
 	points, err := failpoint.New("")
 	if err != nil {
@@ -48,6 +52,7 @@ func newScene(t *testing.T) *scene {
 	}
 	return &scene{Lab: lab.New(t, lab.Options{
 		Failpoints: points, MonitorLimit: 8 * time.Second, Allowed: []string{e.Cache + "/qemu/*/qemu-system-x86_64"},
+		Configure: func(c *daemon.Config) { c.User = user },
 	}), points: points}
 }
 

@@ -196,6 +196,7 @@ func (h *Handoff) Run(ctx context.Context) (*Side, error) {
 		err := h.drain(context.WithoutCancel(ctx))
 		defer h.openGate() // a guest that stands is not let go before the source is gone, which still has its images
 		if err != nil {
+			h.open = !h.target.ended()
 			return nil, h.end(vmstate.Failed, err)
 		}
 		return h.target, h.end(vmstate.Completed, nil)

@@ -99,6 +99,9 @@ func TestKilledWhilePagesCome(t *testing.T) {
 			}
 			t.Logf("%v", err)
 			records := m.Records()
+			if last := records[len(records)-1]; last.Undecided != tt.open {
+				t.Errorf("the journal ends with %+v", last)
+			}
 			sides := map[string]*flip.Side{"source": g.Source, "target": m.Target}
 			delete(sides, name)
 			again := records[:len(records)-1] // as if the daemon had died as well, before it could say how it ended

@@ -9,6 +9,7 @@ import (
 	"qlive/integration/guest"
 	"qlive/integration/guest/beats"
 	"qlive/integration/postcopy/stranger"
+	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
 
@@ -39,6 +40,10 @@ func TestPairs(t *testing.T) {
 			}
 			unharmed(t, g)
 			checkProgress(t, m)
+			on, err := m.Target.Monitor.QueryMigrateCapabilities(t.Context())
+			if err != nil || on[qmp.CapPostcopyRAM] || on[qmp.CapReleaseRAM] {
+				t.Errorf("the target would be handed over by postcopy again: %v, %v", on, err)
+			}
 		})
 	}
 }

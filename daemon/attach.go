@@ -69,8 +69,13 @@ func (m *machine) restore(l *left) {
 	m.number, m.completed, m.past, m.logs, m.consoles, m.asked = v.Next, v.Completed, v.Past, v.Logs, v.Consoles, v.Asked
 	m.status, m.ending, m.lastKeeper = v.Ended, v.Ending, v.Current
 	m.value = vmstate.VM{Name: v.Spec.Name, StartedAt: v.StartedAt, Machine: v.Facts.Machine.Name, Warnings: v.Warnings, RunState: "none"}
+	m.adoption = v.Adoption
+	m.value.Adoption = v.Adoption
 	for _, id := range v.Memory {
 		m.value.RAMBytes += id.SizeBytes
+	}
+	if v.Adoption != nil && len(v.Memory) == 0 {
+		m.value.RAMBytes = ramOf(v.Adoption)
 	}
 	if n := len(l.history); n > 0 {
 		m.value.Migration = l.history[n-1].last().Migration
@@ -131,7 +136,7 @@ func attach(w record.Generation) (*generation, error) {
 		}
 	}
 	binary := w.Binary
-	g := &generation{number: w.Number, dir: w.Dir, line: w.Line, binary: &binary, info: &qemu.Info{Binary: binary.Path, Package: w.Package}}
+	g := &generation{number: w.Number, dir: w.Dir, foreign: w.Foreign, line: w.Line, binary: &binary, info: &qemu.Info{Binary: binary.Path, Package: w.Package}}
 	process, err := qemu.Attach(id, g.log())
 	if err != nil {
 		return nil, err
@@ -150,7 +155,7 @@ func gone(err error) bool {
 func (m *machine) reopen(f *found) {
 	finds := []memory.Find{m.stored}
 	for _, g := range f.alive {
-		finds = append(finds, memory.InProcess(g.side.Process.PID()))
+		finds = append(finds, memory.InProcess(g.side.Process.PID()), memory.InMaps(g.side.Process.PID()))
 	}
 	finds = append(finds, memory.ByPath)
 	set, err := memory.Reopen(m.identities, finds...)
@@ -229,6 +234,7 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 		m.log.Warn().Err(err).Msg("run state not read")
 	}
 	m.score(g)
+	m.settleAdoption(g)
 	if m.memory != nil {
 		m.d.custody.keep(m.spec.Name, m.memory, m.next.set)
 	}
@@ -268,6 +274,9 @@ func (m *machine) welcome(ctx context.Context, g *generation) (qmp.RunState, err
 
 // score tells the kernel that this QEMU has the guest, should memory run out.
 func (m *machine) score(g *generation) {
+	if g.foreign {
+		return // it has what its starter gave it
+	}
 	if err := g.side.Process.SetOOMScoreAdj(m.place.score); err != nil {
 		m.log.Warn().Err(err).Msg("oom_score_adj not set")
 	}
@@ -301,9 +310,7 @@ func (m *machine) haveLocked(g *generation) {
 	if m.names.links == nil {
 		m.names = foundNames(m.spec.Dir, m.d.cfg.vmDir(m.spec.Name), g.line.Names)
 	}
-	if err := m.names.move(m.spec.Dir, g.line.Names); err != nil {
-		m.log.Warn().Err(err).Msg("public names not moved")
-	}
+	m.moveNames(g)
 }
 
 // ownedBy is the guest's RAM as it is while one QEMU alone has it.
@@ -312,7 +319,7 @@ func (m *machine) ownedBy(g *generation) []vmstate.Region {
 	for _, r := range m.memory.Regions() {
 		list = append(list, r.Value().Reset(g.side.Process.PID()))
 	}
-	return list
+	return append(list, m.privateTo(g)...)
 }
 
 // begone shows a VM whose QEMU is alive and does not answer.

@@ -14,11 +14,14 @@ import (
 )
 
 // RemoveVM ends a VM and takes it off the list: with RemovePowerdown once the guest has powered off, with RemoveKill now. That it is to go is
-// written down first: a daemon that dies before it has gone leaves the rest to the next one.
+// written down first: a daemon that dies before it has gone leaves the rest to the next one. With RemoveForget it is taken off the list and runs on.
 func (d *Daemon) RemoveVM(ctx context.Context, name string, how restapi.Removal) error {
 	m, err := d.machine(name)
 	if err != nil {
 		return err
+	}
+	if how == restapi.RemoveForget {
+		return d.letRun(m)
 	}
 	g, err := m.ask(record.Asked{Remove: true, Kill: how == restapi.RemoveKill}, "remove")
 	switch {

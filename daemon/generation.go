@@ -28,6 +28,8 @@ type generation struct {
 	side   *flip.Side
 	words  *transcript
 	life   life
+	// foreign: qlive did not start it.
+	foreign bool
 	// followed, with the machine's mu: somebody listens to its events until it ends.
 	followed bool
 }

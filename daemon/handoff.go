@@ -87,6 +87,10 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 	for i, r := range regions {
 		regions[i] = r.Reset(source.side.Process.PID())
 	}
+	ram, err := m.prepareMemoryLocked(mode.Mode, spec)
+	if err != nil {
+		return vmstate.Migration{}, err
+	}
 	run := &run{m: m, source: source, binary: binary, number: m.number, mode: mode.Mode}
 	way := flip.ChooseWay(spec.Way)
 	run.memory = spec.Memory
@@ -97,7 +101,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 			To:       vmstate.QEMUProcess{Binary: binary.Path},
 			Warnings: []string{}, Log: []vmstate.LogLine{},
 		},
-		Spec: spec, Number: run.number, Arrived: source.number > 0, Mode: mode.Mode, Why: mode.Why, Way: way, Source: source.side, Memory: m.memory, Objects: m.objects,
+		Spec: spec, Number: run.number, Arrived: source.number > 0, Mode: mode.Mode, Why: mode.Why, Way: way, Source: source.side, Memory: ram, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
 		Rehouse: run.rehousing(spec.Memory),
@@ -149,10 +153,13 @@ func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
 }
 
 func (r *run) start(ctx context.Context) (*flip.Side, error) {
-	if err := r.m.place.room(r.m.spec.Name, r.source.side.Process); err != nil {
+	if err := r.m.roomBeside(r.source); err != nil {
 		return nil, err
 	}
-	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r.memory))
+	if err := r.source.keepData(ctx); err != nil {
+		return nil, err
+	}
+	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r))
 	r.target, err = g, room.Explain(r.m.d.cfg.RunDir, err)
 	if g == nil {
 		return nil, err
@@ -196,8 +203,9 @@ func (r *run) moveLocked() {
 	m.arrivedLocked(r.target)
 	m.current = r.target
 	m.score(r.target)
-	if err := m.names.move(m.spec.Dir, r.target.line.Names); err != nil {
-		m.log.Warn().Err(err).Msg("public names not moved")
+	m.adoption, m.value.Adoption = nil, nil
+	if !r.source.foreign { // its names are its own until it has ended, and unlinks them
+		m.moveNames(r.target)
 	}
 	m.d.tasks.Go(func() { m.watch(r.target, r.events) })
 	m.noteLocked()
@@ -216,6 +224,9 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 			break // it is said in the migration's warnings; its watcher waits for it
 		}
 		m.forgetGenerationLocked(r.source.number)
+		if r.source.foreign {
+			m.inheritNames(r.source, r.target)
+		}
 		if err := r.source.side.Process.Release(); err != nil {
 			m.log.Warn().Err(err).Msg("source not let go of")
 		}

@@ -107,6 +107,7 @@ func (m *machine) begin(g *generation) {
 	if m.whyAgain != "" {
 		m.value.Warnings = append(m.value.Warnings, m.whyAgain)
 	}
+	m.value.Adoption = m.adoption
 	m.value.Regions = m.ownedBy(g)
 	for _, r := range m.value.Regions {
 		m.value.RAMBytes += r.SizeBytes

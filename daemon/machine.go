@@ -45,7 +45,9 @@ type machine struct {
 	keyboard  keyboard
 	resolving sync.Mutex // held by whoever decides of a handoff that has failed
 
-	identities []memory.Identity   // of the memory, written down
+	identities []memory.Identity // of the memory, written down
+	// adoption is what was found of a QEMU that qlive did not start; nil once the guest has left it, and for every other VM.
+	adoption   *vmstate.Adoption
 	next       nextRAM             // that a handoff moves the guest's RAM into
 	written    []record.Generation // QEMUs that are written down: all that may be alive
 	lastKeeper int                 // number of the generation that last had the guest; record.None before any

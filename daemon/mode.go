@@ -18,8 +18,11 @@ func (m *machine) chooseMode(ctx context.Context, asked vmstate.Mode) (flip.Choi
 		asked = vmstate.ModeAuto
 	}
 	m.mu.Lock()
-	g, objects := m.current, m.objects
+	g, objects, adopted := m.current, m.objects, m.adoption
 	m.mu.Unlock()
+	if choice, err := chooseAdopted(m.spec, adopted, asked); choice.Mode != "" || err != nil {
+		return choice, err
+	}
 	if g == nil || g.side.Monitor == nil || asked != vmstate.ModeAuto && asked != vmstate.ModeCPR {
 		return flip.ChooseMode(m.spec.Name, asked, flip.Facts{AuxRAMShare: true})
 	}

@@ -81,12 +81,18 @@ func (c cgroups) make(spec vmstate.VMSpec) (*cgroup.Group, error) {
 }
 
 // place decides as whom and where the QEMUs of a new VM run, and writes it down in the VM's folder.
-func (d *Daemon) place(spec vmstate.VMSpec) (_ place, err error) {
-	p := place{score: spec.Limits.OOMScoreAdj}
-	if err := spec.Limits.Check(); err != nil {
+func (d *Daemon) place(spec vmstate.VMSpec) (place, error) {
+	user, err := qemu.LookUpUser(d.cfg.userOf(spec.Name))
+	if err != nil {
 		return place{}, err
 	}
-	if p.user, err = qemu.LookUpUser(d.cfg.userOf(spec.Name)); err != nil {
+	return d.placeFor(spec, user)
+}
+
+// placeFor is place for QEMUs that run as this user.
+func (d *Daemon) placeFor(spec vmstate.VMSpec, user *qemu.User) (_ place, err error) {
+	p := place{user: user, score: spec.Limits.OOMScoreAdj}
+	if err := spec.Limits.Check(); err != nil {
 		return place{}, err
 	}
 	if p.group, err = d.cgroups.make(spec); err != nil {

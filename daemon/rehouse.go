@@ -81,10 +81,10 @@ func (m *machine) makeNext(_ context.Context, spec vmstate.MemorySpec) (_ *memor
 }
 
 // memoryFor is the RAM that the target of a handoff maps.
-func (m *machine) memoryFor(spec *vmstate.MemorySpec) *memory.Set {
+func (m *machine) memoryFor(r *run) *memory.Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if spec != nil {
+	if r.memory != nil || r.mode == vmstate.ModePostcopy {
 		return m.next.set
 	}
 	return m.memory

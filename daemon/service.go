@@ -40,6 +40,9 @@ func (d *Daemon) StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, 
 	if spec.Dir != "" && !filepath.IsAbs(spec.Dir) {
 		return vmstate.VM{}, vmstate.Errorf(vmstate.Invalid, "cannot run %s in %q: it is not an absolute path", spec.Name, spec.Dir)
 	}
+	if spec.Adopt != nil {
+		return d.adopt(ctx, spec)
+	}
 	if spec.Dir == "" {
 		spec.Dir = "/"
 	}

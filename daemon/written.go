@@ -12,7 +12,7 @@ import (
 func (m *machine) writtenLocked() record.VM {
 	v := record.VM{
 		Spec: m.spec, Facts: m.facts, StartedAt: m.value.StartedAt, Memory: m.identities, Objects: m.objects, Warnings: m.value.Warnings,
-		NextMemory: m.next.identities, NextSpec: m.next.spec,
+		NextMemory: m.next.identities, NextSpec: m.next.spec, Adoption: m.adoption,
 		Generations: m.written, Current: record.None, Next: m.number, Completed: m.completed, Past: m.past, Logs: m.logs, Consoles: m.consoles,
 		Asked: m.asked,
 	}

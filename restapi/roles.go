@@ -26,8 +26,8 @@ func routeRoles() map[string]vmstate.Role {
 			"POST /migrations", "POST /migrations/{id}/continue", "DELETE /migrations/{id}",
 		},
 		vmstate.RoleAdmin: {
-			"POST /vms",              // runs a program as root, with arguments that reach any file
-			"DELETE /vms/{vm}",       // ends a guest for good, and its logs
+			"POST /vms",              // runs a program as root, with arguments that reach any file; or takes over any QEMU of the host
+			"DELETE /vms/{vm}",       // ends a guest for good, and its logs; or takes it out of everybody's reach
 			"POST /vms/{vm}/resolve", // kills a QEMU that may have the guest
 		},
 	} {

@@ -14,6 +14,7 @@ type Removal string
 const (
 	RemovePowerdown Removal = "powerdown" // ask the guest to power off; it goes when it has
 	RemoveKill      Removal = "kill"      // end QEMU now
+	RemoveForget    Removal = "forget"    // let go of it: QEMU and the guest run on
 )
 
 // Service is what the API serves: the daemon, as far as REST sees it.
@@ -29,11 +30,13 @@ type Service interface {
 	// an EventReset with the whole vmstate.State and the number that it stands for.
 	Subscribe(after uint64) vmstate.Subscription
 
-	// StartVM returns when QEMU runs and answers.
+	// StartVM returns when QEMU runs and answers. With spec.Adopt it takes over one that runs; with Adopt.DryRun it changes nothing, and the
+	// VM that it returns is what would become of the QEMU.
 	StartVM(ctx context.Context, spec vmstate.VMSpec) (vmstate.VM, error)
 	// StartStoppedVM starts a VM that has stopped from its definition, and returns when QEMU runs and answers.
 	StartStoppedVM(ctx context.Context, name string) (vmstate.VM, error)
-	// RemoveVM with RemovePowerdown returns when the guest has been asked, with RemoveKill when QEMU is gone.
+	// RemoveVM with RemovePowerdown returns when the guest has been asked, with RemoveKill when QEMU is gone, with RemoveForget when qlive has
+	// let go of it.
 	RemoveVM(ctx context.Context, name string, how Removal) error
 	// PauseVM, ResumeVM and ResetVM return when QEMU has done it, PowerdownVM when the guest has been asked.
 	PauseVM(ctx context.Context, name string) (vmstate.VM, error)

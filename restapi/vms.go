@@ -49,11 +49,13 @@ type created[T any] struct {
 
 func (a *api) vmRoutes() {
 	add(a, huma.Operation{OperationID: "list-vms", Method: http.MethodGet, Path: "/vms", Summary: "List VMs", Tags: []string{"VMs"}}, a.listVMs)
-	add(a, huma.Operation{OperationID: "start-vm", Method: http.MethodPost, Path: "/vms", Summary: "Start a VM", Tags: []string{"VMs"},
-		Description: "Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.", DefaultStatus: http.StatusCreated}, a.startVM)
+	add(a, huma.Operation{OperationID: "start-vm", Method: http.MethodPost, Path: "/vms", Summary: "Start a VM, or adopt a QEMU that runs", Tags: []string{"VMs"},
+		Description: "Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators. " +
+			"With adopt a QEMU that somebody else has started becomes the VM, and runs on meanwhile; with adopt.dry_run it is only looked at, and what was found is answered (200).",
+		DefaultStatus: http.StatusCreated, Responses: map[string]*huma.Response{"200": {Description: "What was found; nothing was taken over", Content: jsonOf[vmstate.VM](a)}}}, a.startVM)
 	add(a, huma.Operation{OperationID: "get-vm", Method: http.MethodGet, Path: "/vms/{vm}", Summary: "Show a VM", Tags: []string{"VMs"}}, a.getVM)
-	add(a, huma.Operation{OperationID: "remove-vm", Method: http.MethodDelete, Path: "/vms/{vm}", Summary: "Power a VM down, or kill it, and forget it, its definition included", Tags: []string{"VMs"},
-		Description: "Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).", DefaultStatus: http.StatusNoContent,
+	add(a, huma.Operation{OperationID: "remove-vm", Method: http.MethodDelete, Path: "/vms/{vm}", Summary: "Power a VM down, kill it, or let it run, and forget it, its definition included", Tags: []string{"VMs"},
+		Description: "The guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204). With forget=true qlive lets go of it, and the guest runs on (204).", DefaultStatus: http.StatusNoContent,
 		Responses: map[string]*huma.Response{"202": {Description: "The guest has been asked"}}}, a.removeVM)
 	add(a, huma.Operation{OperationID: "start-stopped-vm", Method: http.MethodPost, Path: "/vms/{vm}/start", Summary: "Start a VM that has stopped", Tags: []string{"VMs"},
 		Description: "It is started from its definition, in the QEMU that it ran in last. Returns once QEMU runs and answers."}, a.startStoppedVM)
@@ -140,6 +142,9 @@ func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*
 				With("the daemon has another working directory than you: write the path from /")
 		}
 	}
+	if spec.Adopt != nil {
+		return a.adoptVM(ctx, spec)
+	}
 	if spec.Binary == "" {
 		return nil, vmstate.Errorf(vmstate.Invalid, "cannot start VM %s: binary is empty", spec.Name).With("name a QEMU, such as /usr/bin/qemu-system-x86_64")
 	}
@@ -151,6 +156,30 @@ func (a *api) startVM(ctx context.Context, in *struct{ Body vmstate.VMSpec }) (*
 	vm, err := a.svc.StartVM(ctx, spec)
 	if err != nil {
 		return nil, err
+	}
+	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: a.asOfNow(vm)}, nil
+}
+
+// adoptVM takes over a QEMU that runs, or looks at it.
+func (a *api) adoptVM(ctx context.Context, spec vmstate.VMSpec) (*created[vmstate.VM], error) {
+	refuse := func(why, remedy string) (*created[vmstate.VM], error) {
+		return nil, vmstate.Errorf(vmstate.Invalid, "cannot adopt a QEMU as VM %s: %s", spec.Name, why).With(remedy)
+	}
+	ask := *spec.Adopt
+	switch {
+	case spec.Binary != "" || len(spec.Args) > 0 || spec.Dir != "":
+		return refuse("binary, args and dir are its own", "leave them out beside adopt")
+	case ask.PID == 0 && ask.QMP == "":
+		return refuse("neither its process nor its monitor is named", "name one or both of pid and qmp")
+	case ask.QMP != "" && (!strings.HasPrefix(ask.QMP, "/") || strings.ContainsRune(ask.QMP, 0)):
+		return refuse("qmp is no absolute path", "the daemon has another working directory than you: write the path from /")
+	}
+	vm, err := a.svc.StartVM(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if ask.DryRun {
+		return &created[vmstate.VM]{Status: http.StatusOK, Body: a.asOfNow(vm)}, nil
 	}
 	return &created[vmstate.VM]{Status: http.StatusCreated, Location: location(ctx, "vms", vm.Name), Body: a.asOfNow(vm)}, nil
 }
@@ -196,13 +225,19 @@ func (a *api) powerdown(ctx context.Context, in *powerdownInput) (*powerdownOutp
 
 type removeVMInput struct {
 	VMPath
-	Force bool `query:"force" doc:"kill QEMU instead of asking the guest"`
+	Force  bool `query:"force" doc:"kill QEMU instead of asking the guest"`
+	Forget bool `query:"forget" doc:"let go of QEMU and its guest, which run on"`
 }
 
 func (a *api) removeVM(ctx context.Context, in *removeVMInput) (*struct{ Status int }, error) {
 	how, status := RemovePowerdown, http.StatusAccepted
-	if in.Force {
+	switch {
+	case in.Force && in.Forget:
+		return nil, vmstate.Errorf(vmstate.Invalid, "cannot both kill %s and let it run", in.VM).With("ask for one of force and forget")
+	case in.Force:
 		how, status = RemoveKill, http.StatusNoContent
+	case in.Forget:
+		how, status = RemoveForget, http.StatusNoContent
 	}
 	if err := a.svc.RemoveVM(ctx, in.VM, how); err != nil {
 		return nil, err

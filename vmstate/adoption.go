@@ -61,6 +61,8 @@ type AdoptedRegion struct {
 type Obstacle struct {
 	What   string `json:"what"`
 	Remedy string `json:"remedy,omitempty"`
+	// Lasting: only a new start of the guest can clear it away.
+	Lasting bool `json:"lasting"`
 }
 
 // HeldDescriptor is something that a QEMU has open and that another one cannot simply have as well.

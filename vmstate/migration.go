@@ -34,7 +34,7 @@ func Ways() []Way { return []Way{WayDeviceState, WayStopFirst, WayLive} }
 type MigrationSpec struct {
 	VM         string `json:"vm" doc:"name of the VM"`
 	Binary     string `json:"binary,omitempty" doc:"absolute path of the target QEMU; the VM's own binary if empty"`
-	Mode       Mode   `json:"mode,omitempty" enum:"auto,shared,cpr,precopy" doc:"how RAM gets there"`
+	Mode       Mode   `json:"mode,omitempty" enum:"auto,shared,cpr,postcopy,precopy" doc:"how RAM gets there"`
 	Way        Way    `json:"way,omitempty" enum:"auto,device_state,stop_first,live" doc:"how the guest is switched over"`
 	Hold       bool   `json:"hold,omitempty" doc:"wait in prepared until POST /migrations/{id}/continue"`
 	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, or 86400 with hold"`

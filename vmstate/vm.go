@@ -36,14 +36,16 @@ type VM struct {
 	Migration  string    `json:"migration,omitempty" doc:"id of the current or last migration"`
 	Warnings   []string  `json:"warnings,omitempty"`
 	// Restart and Autostart are as asked for; see [VMSpec].
-	Restart    RestartPolicy `json:"restart" doc:"what happens when QEMU fails: never, on-failure"`
-	Autostart  bool          `json:"autostart" doc:"start it when the daemon starts after a boot of the host"`
-	Restarts   int           `json:"restarts" doc:"how often qlive has started it anew by itself since somebody last did"`
-	RestartAt  *time.Time    `json:"restart_at,omitempty" doc:"when it will be started anew; the status is starting meanwhile"`
-	Error      *Problem      `json:"error,omitempty" doc:"why the VM stopped or failed"`
-	Argv       []Arg         `json:"argv,omitempty" doc:"what was run, and why it differs from what was asked"`
-	ConsoleLog []string      `json:"-"` // files that hold the console's text, oldest generation first
-	QEMULog    []string      `json:"-"` // files that hold QEMU's stderr, oldest generation first
+	Restart   RestartPolicy `json:"restart" doc:"what happens when QEMU fails: never, on-failure"`
+	Autostart bool          `json:"autostart" doc:"start it when the daemon starts after a boot of the host"`
+	Restarts  int           `json:"restarts" doc:"how often qlive has started it anew by itself since somebody last did"`
+	RestartAt *time.Time    `json:"restart_at,omitempty" doc:"when it will be started anew; the status is starting meanwhile"`
+	Error     *Problem      `json:"error,omitempty" doc:"why the VM stopped or failed"`
+	Argv      []Arg         `json:"argv,omitempty" doc:"what was run, and why it differs from what was asked"`
+	// Adoption is what was found of a QEMU that qlive did not start, as long as that one has the guest.
+	Adoption   *Adoption `json:"adoption,omitempty" doc:"what was found of the QEMU, if qlive did not start it"`
+	ConsoleLog []string  `json:"-"` // files that hold the console's text, oldest generation first
+	QEMULog    []string  `json:"-"` // files that hold QEMU's stderr, oldest generation first
 }
 
 // Arg is one argument of the QEMU command line that was run.
@@ -66,8 +68,8 @@ type QEMUInfo struct {
 // VMSpec asks for a VM to be started.
 type VMSpec struct {
 	Name   string     `json:"name" doc:"[a-z0-9][a-z0-9._-]{0,62}"`
-	Binary string     `json:"binary" doc:"absolute path of a QEMU"`
-	Args   []string   `json:"args" doc:"QEMU's arguments, as one would write them without qlive"`
+	Binary string     `json:"binary,omitempty" doc:"absolute path of a QEMU; not with adopt"`
+	Args   []string   `json:"args,omitempty" doc:"QEMU's arguments, as one would write them without qlive; not with adopt"`
 	Memory MemorySpec `json:"memory,omitzero"`
 	// Dir is the working directory for relative paths in Args; the daemon's own if empty.
 	Dir string `json:"dir,omitempty" doc:"absolute path that relative paths in args start from"`
@@ -75,6 +77,8 @@ type VMSpec struct {
 	Limits    Limits        `json:"limits,omitzero"`
 	Restart   RestartPolicy `json:"restart,omitempty" enum:"never,on-failure" doc:"on-failure: start it anew when its QEMU fails; the default is never"`
 	Autostart bool          `json:"autostart,omitempty" doc:"start it when the daemon starts after a boot of the host"`
+	// Adopt: a QEMU that runs already is to become this VM, instead of one that is started.
+	Adopt *AdoptSpec `json:"adopt,omitempty" doc:"take over a QEMU that runs, instead of starting one"`
 }
 
 // RestartPolicy says what becomes of a VM whose QEMU has ended without its guest having powered off.

@@ -20,6 +20,8 @@ type VM struct {
 	NextSpec   vmstate.MemorySpec `json:"next_spec,omitzero"`
 	Objects    map[string]string  `json:"objects,omitempty"` // RAM block to the id of its memory backend
 	Warnings   []string           `json:"warnings,omitempty"`
+	// Adoption is what was found of a QEMU that qlive did not start, as long as that one has the guest.
+	Adoption *vmstate.Adoption `json:"adoption,omitempty"`
 
 	Generations []Generation `json:"generations"` // those whose QEMU may be alive, oldest first
 	Current     int          `json:"current"`     // number of the generation that has the guest; None if there is none
@@ -55,6 +57,8 @@ type Generation struct {
 	Package string        `json:"package,omitempty"`
 	// Process is zero from when the QEMU is about to be started until it has been.
 	Process qemu.Identity `json:"process,omitzero"`
+	// Foreign: qlive did not start it. Its folder holds what qlive makes of it, and nothing of its own.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 // Generation finds a generation by its number.

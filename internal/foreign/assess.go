@@ -62,8 +62,8 @@ func regionOf(f *Found, b Block) vmstate.AdoptedRegion {
 		r.Why = b.Err.Error()
 	case !m.Whole:
 		r.Why = "it is not one piece of memory that QEMU can write"
-	case m.Backing == vmstate.PrivateFile && m.Path != "" && !strings.HasSuffix(m.Path, " (deleted)"):
-		r.Why = "it is a private view of the file " + m.Path + ", in which QEMU would punch holes as it moves the guest out"
+	case m.Backing == vmstate.PrivateFile:
+		r.Why = "it is a private copy of the file " + m.Path + ": QEMU would free nothing behind, or punch holes into the file, as it moved the guest out"
 	case !m.Backing.Shared() && b.PageSize > smallPage:
 		r.Why = "its huge pages are private to this QEMU, and moving them needs as many free ones again"
 	case !m.Backing.Shared():
@@ -92,27 +92,35 @@ func ignored(v cmdline.Version, b Block) bool {
 	return b.Kind == "memory-backend-file" || !v.AtLeast(8, 1)
 }
 
-// choose finds the mode of the first handoff: all regions stay, or all move. A region that is moved by postcopy is emptied in the target first,
-// so none that both QEMUs map may be beside it.
+// choose finds the mode of the first handoff: all regions stay, or all move. Postcopy empties the target's memory first, and QEMU does not
+// leave any RAM out of it: a region that both QEMUs map would lose what it holds.
 func choose(a *vmstate.Adoption, assent bool) {
-	a.Mode, a.Why = vmstate.ModeShared, "all of the guest's RAM can be mapped by another QEMU; nothing of it is copied"
-	for _, r := range a.Regions {
-		switch {
-		case r.Mode == vmstate.ModeNone:
-			a.Mode, a.Why = vmstate.ModeNone, fmt.Sprintf("RAM block %s cannot be handed over: %s", r.Name, r.Why)
-			return
-		case r.Mode == vmstate.ModePostcopy:
-			a.Mode = vmstate.ModePostcopy
-			a.Why = fmt.Sprintf("RAM block %s is private to its QEMU: all RAM is moved into memory that qlive holds, and every later handoff copies nothing", r.Name)
-		}
-	}
-	if len(a.Regions) == 0 {
-		a.Mode, a.Why = vmstate.ModeNone, "no RAM of a guest was found"
-	}
+	a.Mode, a.Why = mode(a.Regions)
 	if len(a.Obstacles) > 0 {
 		a.Why += "; but something stands in the way"
 	}
 	a.NeedsAssent = a.Mode == vmstate.ModePostcopy && !assent
+}
+
+func mode(regions []vmstate.AdoptedRegion) (vmstate.Mode, string) {
+	by := map[vmstate.Mode]vmstate.AdoptedRegion{}
+	for _, r := range regions {
+		by[r.Mode] = r
+	}
+	none, cannot := by[vmstate.ModeNone]
+	moved, moves := by[vmstate.ModePostcopy]
+	stays, stay := by[vmstate.ModeShared]
+	switch {
+	case cannot:
+		return vmstate.ModeNone, fmt.Sprintf("RAM block %s cannot be handed over: %s", none.Name, none.Why)
+	case moves && stay:
+		return vmstate.ModeNone, fmt.Sprintf("RAM block %s is private to its QEMU and %s is not: QEMU moves all of a guest's RAM or leaves all of it", moved.Name, stays.Name)
+	case moves:
+		return vmstate.ModePostcopy, "the guest's RAM is private to its QEMU: it is moved, once, into memory that qlive holds, and every later handoff copies nothing"
+	case stay:
+		return vmstate.ModeShared, "all of the guest's RAM can be mapped by another QEMU; nothing of it is copied"
+	}
+	return vmstate.ModeNone, "no RAM of a guest was found"
 }
 
 // estimate says what the first handoff costs.
@@ -133,7 +141,11 @@ func estimate(f *Found, a *vmstate.Adoption) {
 
 // obstacles are what stands in the way of any handoff.
 func obstacles(f *Found) []vmstate.Obstacle {
-	list := append([]vmstate.Obstacle(nil), f.Refusals...)
+	var list []vmstate.Obstacle
+	for _, o := range f.Refusals {
+		o.Lasting = true
+		list = append(list, o)
+	}
 	for _, why := range f.Blocked {
 		list = append(list, vmstate.Obstacle{What: "QEMU itself says that this guest must not be migrated: " + why, Remedy: "remove the device or the option that QEMU names"})
 	}
@@ -146,7 +158,7 @@ func obstacles(f *Found) []vmstate.Obstacle {
 	for _, kind := range f.Process.Apart {
 		list = append(list, vmstate.Obstacle{
 			What:   fmt.Sprintf("the QEMU lives in a %s namespace of its own, where paths, sockets and numbers mean something else", kind),
-			Remedy: "run a qlive daemon inside that container, or the guest outside of it",
+			Remedy: "run a qlive daemon inside that container, or the guest outside of it", Lasting: true,
 		})
 	}
 	switch f.RunState {
@@ -171,6 +183,11 @@ func interrupted(f *Found) []string {
 			}
 		case vmstate.HeldTap:
 			list = append(list, fmt.Sprintf("the network interface %s goes down and up", d.Name))
+		}
+	}
+	if f.Line != nil && f.Process.UID != 0 {
+		for _, n := range f.Line.Names {
+			list = append(list, fmt.Sprintf("%s is not there any more: the QEMU is not root's, and qlive makes no links for other users", n.Public))
 		}
 	}
 	if f.Line != nil && len(f.Line.Consoles) > 0 {

@@ -187,6 +187,12 @@ func (c *Client) RemoveVM(ctx context.Context, name string, force bool) error {
 	return c.done(c.wire.RemoveVm(ctx, name, &wire.RemoveVmParams{Force: &force}))
 }
 
+// ForgetVM lets go of a VM, which runs on.
+func (c *Client) ForgetVM(ctx context.Context, name string) error {
+	forget := true
+	return c.done(c.wire.RemoveVm(ctx, name, &wire.RemoveVmParams{Forget: &forget}))
+}
+
 // Pause stops a VM's vCPUs.
 func (c *Client) Pause(ctx context.Context, name string) (vmstate.VM, error) {
 	return get[vmstate.VM](c)(c.wire.PauseVm(ctx, name))

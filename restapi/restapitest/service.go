@@ -198,6 +198,9 @@ func (s *Service) StartVM(_ context.Context, spec vmstate.VMSpec) (vmstate.VM, e
 	if _, ok := s.Snapshot().VM(spec.Name); ok {
 		return vmstate.VM{}, vmstate.Errorf(vmstate.Conflict, "cannot start VM %s: there is one of that name", spec.Name)
 	}
+	if spec.Adopt != nil {
+		return s.adopt(spec), nil
+	}
 	vm := VM(spec.Name)
 	vm.QEMU.Binary = spec.Binary
 	vm.Restart, vm.Autostart = spec.Restart.OrNever(), spec.Autostart
@@ -207,6 +210,26 @@ func (s *Service) StartVM(_ context.Context, spec vmstate.VMSpec) (vmstate.VM, e
 	}
 	s.SetVM(vm)
 	return vm, nil
+}
+
+// adopt makes a VM of a QEMU with a block of private RAM.
+func (s *Service) adopt(spec vmstate.VMSpec) vmstate.VM {
+	vm := VM(spec.Name)
+	vm.PID = spec.Adopt.PID
+	vm.Adoption = &vmstate.Adoption{
+		PID: vm.PID, Binary: vm.QEMU.Binary, Version: vm.QEMU.Version, Machine: vm.Machine, RunState: "running", Monitor: spec.Adopt.QMP, Dir: "/",
+		CPUs: "0-1", Namespaces: []string{}, EnvNames: []string{"PATH"}, Mode: vmstate.ModePostcopy, Why: "the guest's RAM is private to its QEMU",
+		NeedsAssent: !spec.Adopt.AllowPostcopy, PeakBytes: 1 << 28, PauseMS: 10, DurationMS: 2500,
+		Regions: []vmstate.AdoptedRegion{{
+			Name: "pc.ram", Object: "pc.ram", SizeBytes: 1 << 28, PageBytes: 4096, Backing: vmstate.Private, Mode: vmstate.ModePostcopy, Why: "its pages are private to this QEMU",
+		}},
+		Interrupted: []string{"the monitor is qlive's"}, Obstacles: []vmstate.Obstacle{{What: "cannot use -gdb tcp::1234", Remedy: "leave it out", Lasting: true}},
+		Descriptors: []vmstate.HeldDescriptor{{FD: 12, Kind: vmstate.HeldTap, Name: "tap0"}},
+	}
+	if !spec.Adopt.DryRun {
+		s.SetVM(vm)
+	}
+	return vm
 }
 
 // StartStoppedVM implements restapi.Service.

@@ -188,7 +188,7 @@ and errors to standard error. docs/cli.md lists the exit codes and describes -o 
 	flags.BoolVar(&a.noHeader, "no-header", false, "leave out the headings of tables")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no notes")
 	root.AddGroup(&cobra.Group{ID: "vm", Title: "VMs:"}, &cobra.Group{ID: "move", Title: "Handoffs:"}, &cobra.Group{ID: "host", Title: "Daemon and host:"})
-	a.add(root, "vm", a.runCmd(), a.startCmd(), a.listCmd(), a.showCmd(), a.statusCmd(), a.pauseCmd(), a.resumeCmd(), a.resetCmd(), a.powerdownCmd(), a.stopCmd(), a.rmCmd(), a.consoleCmd(), a.logCmd())
+	a.add(root, "vm", a.runCmd(), a.adoptCmd(), a.startCmd(), a.listCmd(), a.showCmd(), a.statusCmd(), a.pauseCmd(), a.resumeCmd(), a.resetCmd(), a.powerdownCmd(), a.stopCmd(), a.rmCmd(), a.consoleCmd(), a.logCmd())
 	a.add(root, "move", a.migrateCmd(), a.upgradeCmd(), a.rollbackCmd(), a.migrationCmd(), a.resolveCmd())
 	a.add(root, "host", a.daemonCmd(), a.eventCmd(), a.doctorCmd(), a.versionCmd())
 	a.add(root, "host", a.Commands...)

@@ -91,32 +91,3 @@ func seenIn(e vmstate.Event, name string) (vm vmstate.VM, said, there bool) {
 	}
 	return vm, e.Type == vmstate.EventVM && e.VM == name && e.Deleted, false
 }
-
-func (a *app) rmCmd() *cobra.Command {
-	var force bool
-	c := &cobra.Command{
-		Use: "rm VM...", Short: "Take VMs that have stopped off the list",
-		Long: "Take VMs that have stopped off the list, for good: their definitions are removed, and so are logs and consoles.",
-		Args: takesSome("VM"), ValidArgsFunction: a.completeVMs,
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.each(args, func(name string) error {
-				vm, err := a.api().VM(c.Context(), name)
-				if err != nil {
-					return err
-				}
-				if !force && vm.Status != vmstate.Stopped {
-					e := vmstate.Errorf(vmstate.Conflict, "cannot remove VM %s: it is %s", name, vm.Status).With("stop it first, or use --force, which kills it")
-					e.VM = name
-					return e
-				}
-				if err := a.api().RemoveVM(c.Context(), name, force); err != nil {
-					return err
-				}
-				a.note("%s is gone", name)
-				return nil
-			})
-		},
-	}
-	c.Flags().BoolVar(&force, "force", false, "kill those that run")
-	return c
-}

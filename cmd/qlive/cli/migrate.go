@@ -24,7 +24,7 @@ type handoff struct {
 func (h *handoff) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&h.to, "to", "", "the QEMU to hand over to; by default the file that is now at the VM's own binary's path")
-	f.StringVar(&h.mode, "mode", "auto", "how memory gets there: auto, shared or cpr")
+	f.StringVar(&h.mode, "mode", "auto", "how memory gets there: auto, shared, cpr or postcopy")
 	f.StringVar(&h.way, "way", "auto", "how the guest is switched over: auto, device_state, stop_first or live")
 	f.StringVar(&h.populate, "populate", "auto", "fill the target's page tables beforehand, of regions without holes: auto or never")
 	f.DurationVar(&h.maxPause, "max-pause", 0, fmt.Sprintf("pause at which the handoff is undone (default %s)", time.Duration(vmstate.DefaultMaxPauseMS)*time.Millisecond))

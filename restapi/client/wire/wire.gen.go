@@ -54,6 +54,95 @@ const (
 	Stopped   ListVmsParamsStatus = "stopped"
 )
 
+// AdoptSpec defines model for AdoptSpec.
+type AdoptSpec struct {
+	// AllowPostcopy let mode auto choose postcopy for a guest whose RAM is private to its QEMU: between the switch and the end neither QEMU alone has all of the guest
+	AllowPostcopy *bool `json:"allow_postcopy,omitempty"`
+
+	// DryRun look and report, and leave the QEMU alone
+	DryRun *bool `json:"dry_run,omitempty"`
+
+	// Pid of the QEMU; found by qmp if absent
+	Pid *int64 `json:"pid,omitempty"`
+
+	// Qmp absolute path of its QMP socket; found by the command line if absent
+	Qmp *string `json:"qmp,omitempty"`
+}
+
+// AdoptedRegion defines model for AdoptedRegion.
+type AdoptedRegion struct {
+	Backing string `json:"backing"`
+	Ignored bool   `json:"ignored"`
+	Inode   *int64 `json:"inode,omitempty"`
+
+	// Mode what it leads to: shared, postcopy or none
+	Mode string `json:"mode"`
+	Name string `json:"name"`
+
+	// Object id of the memory backend on the target's command line
+	Object    string `json:"object"`
+	PageBytes int64  `json:"page_bytes"`
+
+	// Path of the file, as the kernel writes it
+	Path      *string `json:"path,omitempty"`
+	SizeBytes int64   `json:"size_bytes"`
+	Why       string  `json:"why"`
+}
+
+// Adoption defines model for Adoption.
+type Adoption struct {
+	AdoptedAt *string `json:"adopted_at,omitempty"`
+	Binary    string  `json:"binary"`
+	Cgroup    string  `json:"cgroup"`
+
+	// Cpus host CPUs that it may use
+	Cpus        string           `json:"cpus"`
+	Descriptors []HeldDescriptor `json:"descriptors"`
+
+	// Dir working directory
+	Dir string `json:"dir"`
+
+	// DurationMs estimate, from the order to the end of the first handoff
+	DurationMs int64 `json:"duration_ms"`
+
+	// EnvNames names of its environment's variables; the values may be secrets
+	EnvNames []string `json:"env_names"`
+
+	// Interrupted what a handoff interrupts, beside the guest's pause
+	Interrupted []string `json:"interrupted"`
+	Machine     string   `json:"machine"`
+
+	// Mode how the first handoff moves the guest: shared, postcopy, or none
+	Mode string `json:"mode"`
+
+	// Monitor path of the QMP socket that qlive uses
+	Monitor string `json:"monitor"`
+
+	// Namespaces kinds in which it is not where the daemon is
+	Namespaces []string `json:"namespaces"`
+
+	// NeedsAssent mode auto refuses until postcopy is asked for by name, or was allowed
+	NeedsAssent bool `json:"needs_assent"`
+
+	// Obstacles what stands in the way of a handoff
+	Obstacles []Obstacle `json:"obstacles"`
+
+	// PauseMs estimate
+	PauseMs int64 `json:"pause_ms"`
+
+	// PeakBytes memory that the host needs at the peak of the first handoff beyond what is used now; an estimate
+	PeakBytes int64           `json:"peak_bytes"`
+	Pid       int64           `json:"pid"`
+	Regions   []AdoptedRegion `json:"regions"`
+	RunState  string          `json:"run_state"`
+
+	// StartTime of the process, in hundredths of a second since the host's boot
+	StartTime int64  `json:"start_time"`
+	Uid       int64  `json:"uid"`
+	Version   string `json:"version"`
+	Why       string `json:"why"`
+}
+
 // Arg defines model for Arg.
 type Arg = vmstate.Arg
 
@@ -96,6 +185,15 @@ type Fault struct {
 
 // Health defines model for Health.
 type Health = vmstate.Health
+
+// HeldDescriptor defines model for HeldDescriptor.
+type HeldDescriptor struct {
+	Fd   int64  `json:"fd"`
+	Kind string `json:"kind"`
+
+	// Name of the interface, the address, the file or the device
+	Name string `json:"name"`
+}
 
 // Limits defines model for Limits.
 type Limits struct {
@@ -147,6 +245,13 @@ type Migration = vmstate.Migration
 
 // MigrationSpec defines model for MigrationSpec.
 type MigrationSpec = vmstate.MigrationSpec
+
+// Obstacle defines model for Obstacle.
+type Obstacle struct {
+	Lasting bool    `json:"lasting"`
+	Remedy  *string `json:"remedy,omitempty"`
+	What    string  `json:"what"`
+}
 
 // PhaseTime defines model for PhaseTime.
 type PhaseTime = vmstate.PhaseTime
@@ -291,6 +396,9 @@ type ListVmsParamsStatus string
 type RemoveVmParams struct {
 	// Force kill QEMU instead of asking the guest
 	Force *bool `form:"force,omitempty" json:"force,omitempty"`
+
+	// Forget let go of QEMU and its guest, which run on
+	Forget *bool `form:"forget,omitempty" json:"forget,omitempty"`
 }
 
 // ReadConsoleParams defines parameters for ReadConsole.
@@ -491,27 +599,27 @@ type ClientInterface interface {
 	// Corresponds with GET /vms (the `ListVms` operationId).
 	ListVms(ctx context.Context, params *ListVmsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartVmWithBody Start a VM
+	// StartVmWithBody Start a VM, or adopt a QEMU that runs
 	//
-	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
+	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators. With adopt a QEMU that somebody else has started becomes the VM, and runs on meanwhile; with adopt.dry_run it is only looked at, and what was found is answered (200).
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /vms (the `StartVm` operationId).
 	StartVmWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartVm Start a VM
+	// StartVm Start a VM, or adopt a QEMU that runs
 	//
-	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
+	// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators. With adopt a QEMU that somebody else has started becomes the VM, and runs on meanwhile; with adopt.dry_run it is only looked at, and what was found is answered (200).
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /vms (the `StartVm` operationId).
 	StartVm(ctx context.Context, body StartVmJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RemoveVm Power a VM down, or kill it, and forget it, its definition included
+	// RemoveVm Power a VM down, kill it, or let it run, and forget it, its definition included
 	//
-	// Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).
+	// The guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204). With forget=true qlive lets go of it, and the guest runs on (204).
 	//
 	// Corresponds with DELETE /vms/{vm} (the `RemoveVm` operationId).
 	RemoveVm(ctx context.Context, vm string, params *RemoveVmParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -827,9 +935,9 @@ func (c *Client) ListVms(ctx context.Context, params *ListVmsParams, reqEditors 
 	return c.Client.Do(req)
 }
 
-// StartVmWithBody Start a VM
+// StartVmWithBody Start a VM, or adopt a QEMU that runs
 //
-// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
+// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators. With adopt a QEMU that somebody else has started becomes the VM, and runs on meanwhile; with adopt.dry_run it is only looked at, and what was found is answered (200).
 //
 // Takes any type of body and a specified content type.
 //
@@ -846,9 +954,9 @@ func (c *Client) StartVmWithBody(ctx context.Context, contentType string, body i
 	return c.Client.Do(req)
 }
 
-// StartVm Start a VM
+// StartVm Start a VM, or adopt a QEMU that runs
 //
-// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators.
+// Returns once QEMU runs and answers. The command line can reach whatever the daemon can, so this is for administrators. With adopt a QEMU that somebody else has started becomes the VM, and runs on meanwhile; with adopt.dry_run it is only looked at, and what was found is answered (200).
 //
 // Takes a body of the `application/json` content type.
 //
@@ -865,9 +973,9 @@ func (c *Client) StartVm(ctx context.Context, body StartVmJSONRequestBody, reqEd
 	return c.Client.Do(req)
 }
 
-// RemoveVm Power a VM down, or kill it, and forget it, its definition included
+// RemoveVm Power a VM down, kill it, or let it run, and forget it, its definition included
 //
-// Without force the guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204).
+// The guest is asked to power off (202); the VM is there until it has. With force=true QEMU is killed (204). With forget=true qlive lets go of it, and the guest runs on (204).
 //
 // Corresponds with DELETE /vms/{vm} (the `RemoveVm` operationId).
 func (c *Client) RemoveVm(ctx context.Context, vm string, params *RemoveVmParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1795,6 +1903,18 @@ func NewRemoveVmRequest(server string, vm string, params *RemoveVmParams) (*http
 		if params.Force != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "force", *params.Force, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Forget != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "forget", *params.Forget, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {

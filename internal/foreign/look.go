@@ -104,10 +104,19 @@ func (f *Found) learn(ctx context.Context, monitor *qmp.Client) error {
 // the target gets it by a descriptor.
 func (f *Found) plan(dir string) {
 	f.Facts.Paths = map[string]cmdline.PathInfo{}
-	for path, info := range qemu.LookAtPaths(f.Process.Args, f.Process.Dir) {
-		f.Facts.Paths[path] = cmdline.PathInfo{PageBytes: info.PageBytes, Memory: info.Memory}
+	args, err := f.Process.whole()
+	if err != nil {
+		f.Refusals = obstaclesOf(err)
+		return
 	}
-	var err error
+	for path, info := range qemu.LookAtPaths(args, f.Process.Dir) {
+		// Firmware that is running has the files that this QEMU gave it: see addBootKernel in package cmdline.
+		f.Facts.Paths[path] = cmdline.PathInfo{PageBytes: info.PageBytes, Memory: info.Memory, Linux: info.Linux && f.Version.AtLeast(10, 0)}
+	}
+	if f.Facts.Configs, err = qemu.ReadConfigs(f.Process.Args, f.Process.Dir); err != nil {
+		f.Refusals = obstaclesOf(err)
+		return
+	}
 	f.Line, err = cmdline.Rewrite(f.Process.Args, f.Facts, cmdline.Placement{Dir: dir, Incoming: true})
 	f.Refusals = obstaclesOf(err)
 }
@@ -197,7 +206,11 @@ func (f *Found) lookAtDevices(ctx context.Context, monitor *qmp.Client) error {
 	if err != nil {
 		return err
 	}
-	known := cmdline.Devices(f.Process.Args)
+	args, err := f.Process.whole()
+	if err != nil {
+		return nil //nolint:nilerr // said among the refusals
+	}
+	known := cmdline.Devices(args)
 	for _, p := range list {
 		if _, child := p.Child(); child && !known[p.Name] {
 			f.Plugged = append(f.Plugged, p.Name)

@@ -143,7 +143,11 @@ func unreachable(socket string, err error) error {
 
 // monitors are the sockets that the process' command line makes for QMP.
 func (p *Process) monitors() ([]string, error) {
-	paths, others := cmdline.Monitors(p.Args)
+	args, err := p.whole()
+	if err != nil {
+		return nil, err
+	}
+	paths, others := cmdline.Monitors(args)
 	for i, path := range paths {
 		if !filepath.IsAbs(path) {
 			paths[i] = filepath.Join(p.Dir, path)

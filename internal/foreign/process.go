@@ -117,6 +117,15 @@ func (p *Process) findBinary(exe string) {
 	}
 }
 
+// whole are its arguments with the options of the files that they name (-readconfig), as those files are now.
+func (p *Process) whole() ([]string, error) {
+	configs, err := qemu.ReadConfigs(p.Args, p.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return cmdline.Inline(p.Args, configs)
+}
+
 // Unchanged tells whether the file at the program's path is the one that runs.
 func (p *Process) Unchanged() bool {
 	id, err := qemu.Identify(p.Binary)

@@ -17,7 +17,7 @@ import (
 // what the kernel and the memory paths are on this host (relative ones below dir), and a fresh GUID. It is asked once in a guest's
 // life; the facts are then kept.
 func Learn(args []string, dir string, info *Info) (cmdline.Facts, error) {
-	configs, err := readConfigs(args, dir)
+	configs, err := ReadConfigs(args, dir)
 	if err != nil {
 		return cmdline.Facts{}, err
 	}
@@ -34,8 +34,8 @@ func Learn(args []string, dir string, info *Info) (cmdline.Facts, error) {
 // maxConfig is the largest file of -readconfig that is read, in bytes.
 const maxConfig = 1 << 20
 
-// readConfigs reads the files of -readconfig; nil if the line names none.
-func readConfigs(args []string, dir string) (map[string]string, error) {
+// ReadConfigs reads the files of -readconfig, relative ones below dir; nil if the line names none. Errors are of Kind Invalid.
+func ReadConfigs(args []string, dir string) (map[string]string, error) {
 	var configs map[string]string
 	for _, p := range cmdline.Configs(args) {
 		full := p

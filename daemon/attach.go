@@ -315,11 +315,16 @@ func (m *machine) haveLocked(g *generation) {
 
 // ownedBy is the guest's RAM as it is while one QEMU alone has it.
 func (m *machine) ownedBy(g *generation) []vmstate.Region {
+	return append(regionsOf(m.memory, g), m.privateTo(g)...)
+}
+
+// regionsOf is RAM as it is while g alone has it.
+func regionsOf(set *memory.Set, g *generation) []vmstate.Region {
 	var list []vmstate.Region
-	for _, r := range m.memory.Regions() {
+	for _, r := range set.Regions() {
 		list = append(list, r.Value().Reset(g.side.Process.PID()))
 	}
-	return append(list, m.privateTo(g)...)
+	return list
 }
 
 // begone shows a VM whose QEMU is alive and does not answer.

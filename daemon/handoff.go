@@ -91,6 +91,9 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 	if err != nil {
 		return vmstate.Migration{}, err
 	}
+	if mode.Mode == vmstate.ModePostcopy {
+		regions = regionsOf(ram, source)
+	}
 	run := &run{m: m, source: source, binary: binary, number: m.number, mode: mode.Mode}
 	way := flip.ChooseWay(spec.Way)
 	run.memory = spec.Memory
@@ -239,6 +242,9 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		m.demoteLocked()
 		if r.target != nil {
 			r.dropTarget()
+		}
+		if m.adoption != nil && m.current != nil {
+			m.value.Regions = m.ownedBy(m.current) // not what it was to be moved into
 		}
 	}
 	if m.current.dead() {

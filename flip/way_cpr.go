@@ -90,10 +90,16 @@ func (w *cprWay) offer(ctx context.Context) error {
 	if err != nil {
 		return vmstate.Errorf(vmstate.Incompatible, "cannot hand over by cpr-transfer: %w", err).With("choose QEMU 10.1 or later as the target")
 	}
-	ctx, w.cease = context.WithCancel(context.WithoutCancel(ctx))
-	w.giving = make(chan error, 1)
-	go func() { w.giving <- w.give(ctx, words) }()
+	w.begin(ctx, words)
 	return nil
+}
+
+// begin begins to give the descriptors; close ends it.
+func (w *cprWay) begin(ctx context.Context, words []byte) {
+	ctx, w.cease = context.WithCancel(context.WithoutCancel(ctx))
+	giving := make(chan error, 1)
+	w.giving = giving
+	go func() { giving <- w.give(ctx, words) }()
 }
 
 func (w *cprWay) path(name string) string { return filepath.Join(w.h.cfg.Source.Dir, name) }

@@ -41,7 +41,7 @@ func (h *Handoff) inspectSource(ctx context.Context) error {
 	}
 	if state.Status == qmp.RunPostMigrate && h.cfg.Way != vmstate.WayDeviceState {
 		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over by %s: it stands since a handoff that was undone, and QEMU migrates such a guest only once it has run again",
-			h.cfg.Migration.VM, h.cfg.Way).With("ask for the way device_state, or resume the guest first")
+			h.cfg.Migration.VM, h.cfg.Way).With("ask for mode shared and the way device_state, or resume the guest first")
 	}
 	migration, err := monitor.QueryMigrate(ctx)
 	if err != nil {

@@ -57,11 +57,28 @@ func TestThereAndBack(t *testing.T) {
 	t.Run("paused", func(t *testing.T) { paused(t, s) })
 }
 
-// A guest that stands goes on standing, and runs in the target once it is told to.
+// A guest that stands goes on standing, and runs in the target once it is told to; or in the source, if the handoff is undone.
 func paused(t *testing.T, s *scene) {
-	if _, err := s.Client.Pause(t.Context(), s.vm.Name); err != nil {
+	pause := func() {
+		if _, err := s.Client.Pause(t.Context(), s.vm.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pause()
+	if err := s.points.Arm("flip.load.after", "1*error(as the test wants it)"); err != nil {
 		t.Fatal(err)
 	}
+	if m := s.vm.Migrate(s.cpr(env.Newest)); m.Phase != vmstate.RolledBack || s.vm.Show().Status != vmstate.Paused {
+		t.Fatalf("%s: %+v; the guest is %s", m.Phase, m.Error, s.vm.Show().Status)
+	}
+	if m := s.vm.Migrate(s.cpr(env.Newest)); m.Error == nil || !strings.Contains(m.Error.Detail, "only once it has run again") {
+		t.Errorf("QEMU would refuse it: %s, %+v", m.Phase, m.Error)
+	}
+	if _, err := s.Client.Resume(t.Context(), s.vm.Name); err != nil {
+		t.Fatal(err)
+	}
+	s.vm.AwaitBeats(20)
+	pause()
 	m := s.vm.Migrate(s.cpr(env.Newest))
 	if now := s.vm.Show(); m.Phase != vmstate.Completed || now.Status != vmstate.Paused || m.PauseUS != nil {
 		t.Fatalf("%s, pause %v, %+v; the guest is %s", m.Phase, m.PauseUS, m.Error, now.Status)

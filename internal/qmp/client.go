@@ -58,8 +58,8 @@ func New(ctx context.Context, conn *net.UnixConn, opts Options) (*Client, error)
 	return c, nil
 }
 
-// handshake ends with the monitor in command mode. The capability oob is left alone: QEMU would serve the monitor from a thread of its own, and
-// each answer would wait for one more thread to get a processor.
+// handshake ends with the monitor in command mode. With the capability oob, where QEMU offers it, QEMU reads the next command while it executes one
+// (monitor/qmp.c, handle_qmp_command); nothing is ever sent out of band.
 func (c *Client) handshake(ctx context.Context, exited <-chan struct{}) error {
 	select {
 	case <-c.greeted:
@@ -71,7 +71,11 @@ func (c *Client) handshake(ctx context.Context, exited <-chan struct{}) error {
 		return fmt.Errorf("cannot greet the monitor: QEMU says nothing (a monitor serves one client at a time): %w",
 			ended(ctx))
 	}
-	return c.Do(ctx, "qmp_capabilities", nil, nil)
+	var args any
+	if slices.Contains(c.greeting.Capabilities, "oob") {
+		args = map[string][]string{"enable": {"oob"}}
+	}
+	return c.Do(ctx, "qmp_capabilities", args, nil)
 }
 
 // Version is QEMU's, from its greeting.

@@ -24,7 +24,7 @@ func TestDialNegotiates(t *testing.T) {
 	if got, want := c.Version(), (qmp.Version{Major: 7, Minor: 2, Micro: 22, Package: "a fake"}); got != want {
 		t.Errorf("version %+v, want %+v", got, want)
 	}
-	if got, want := <-asked, ""; got != want {
+	if got, want := <-asked, `{"enable":["oob"]}`; got != want {
 		t.Errorf("negotiated %s, want %s", got, want)
 	}
 }

@@ -45,7 +45,7 @@ func TestObserverSeesEverything(t *testing.T) {
 	if want := []string{"qmp_capabilities", "stop", "cont"}; !slices.Equal(names, want) || len(replies) != len(want) {
 		t.Errorf("sent %v with %d replies, want %v", names, len(replies), want)
 	}
-	if sent[0].Arguments != nil || sent[1].Arguments != nil {
+	if text(sent[0].Arguments) != `{"enable":["oob"]}` || sent[1].Arguments != nil {
 		t.Errorf("arguments %s, %s", sent[0].Arguments, sent[1].Arguments)
 	}
 	if text(replies[1].Return) != "{}" || replies[1].Err != nil || replies[2].Err == nil {

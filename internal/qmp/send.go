@@ -14,22 +14,11 @@ const noFile = -1
 
 // start sends commands in one write, with fd unless that is noFile. If it fails none of them will be executed.
 func (c *Client) start(ctx context.Context, fd int, commands ...Command) ([]*Call, error) {
-	calls := make([]*Call, len(commands))
-	names := make([]string, len(commands))
-	for i, command := range commands {
-		args, err := marshalArgs(command.Name, command.Args)
-		if err != nil {
-			return nil, err
-		}
-		names[i] = command.Name
-		calls[i] = &Call{client: c, file: fd != noFile, done: make(chan struct{}),
-			query: Query{Command: command.Name, Arguments: args}}
+	calls, name, err := c.prepare(fd, commands)
+	if err != nil || len(calls) == 0 {
+		return nil, err
 	}
-	if len(calls) == 0 {
-		return nil, nil
-	}
-	name := strings.Join(names, ", ")
-	ctx, cancel := bounded(ctx, names[0], time.Now())
+	ctx, cancel := bounded(ctx, commands[0].Name, time.Now())
 	defer cancel()
 
 	registered := false
@@ -43,14 +32,11 @@ func (c *Client) start(ctx context.Context, fd int, commands ...Command) ([]*Cal
 			}
 		}()
 	}
-	select {
-	case <-c.sendTurn:
-		defer func() { c.sendTurn <- struct{}{} }()
-	case <-c.done:
-		return nil, commandError(name, c.Err())
-	case <-ctx.Done():
-		return nil, sendError(ctx, name, ctx.Err())
+	if err := c.takeTurn(ctx, name); err != nil {
+		return nil, err
 	}
+	defer func() { c.sendTurn <- struct{}{} }()
+	c.number(calls)
 	if err := c.register(calls); err != nil {
 		return nil, commandError(name, err)
 	}
@@ -67,6 +53,32 @@ func (c *Client) start(ctx context.Context, fd int, commands ...Command) ([]*Cal
 	return calls, nil
 }
 
+// prepare makes calls of commands, which have no numbers yet, and a name for all of them.
+func (c *Client) prepare(fd int, commands []Command) (calls []*Call, name string, err error) {
+	var names []string
+	for _, command := range commands {
+		args, err := marshalArgs(command.Name, command.Args)
+		if err != nil {
+			return nil, "", err
+		}
+		names = append(names, command.Name)
+		calls = append(calls, &Call{client: c, file: fd != noFile, done: make(chan struct{}), query: Query{Command: command.Name, Arguments: args}})
+	}
+	return calls, strings.Join(names, ", "), nil
+}
+
+// takeTurn waits for the turn to send, which must be given on.
+func (c *Client) takeTurn(ctx context.Context, name string) error {
+	select {
+	case <-c.sendTurn:
+		return nil
+	case <-c.done:
+		return commandError(name, c.Err())
+	case <-ctx.Done():
+		return sendError(ctx, name, ctx.Err())
+	}
+}
+
 // takeFileTurn waits until QEMU has taken the descriptor sent before: it keeps only the last one received.
 func (c *Client) takeFileTurn(ctx context.Context, name string) error {
 	select {
@@ -79,6 +91,16 @@ func (c *Client) takeFileTurn(ctx context.Context, name string) error {
 	}
 }
 
+// number gives calls their numbers, in the order in which they are sent. It needs the turn to send.
+func (c *Client) number(calls []*Call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range calls {
+		c.lastID++
+		call.query.ID = c.lastID
+	}
+}
+
 // register makes calls pending: a reply may come before the write has returned.
 func (c *Client) register(calls []*Call) error {
 	c.mu.Lock()
@@ -88,9 +110,8 @@ func (c *Client) register(calls []*Call) error {
 	}
 	now := time.Now()
 	for _, call := range calls {
-		c.lastID++
-		call.query.ID, call.query.Sent = c.lastID, now
-		c.pending[c.lastID] = call
+		call.query.Sent = now
+		c.pending[call.query.ID] = call
 		for _, o := range c.observers {
 			o.Sent(call.query)
 		}

@@ -77,7 +77,7 @@ func (h *Handoff) runTarget(ctx context.Context) error {
 	}
 	events := h.target.Monitor.Subscribe(qmp.EventResume)
 	defer events.Close()
-	cont, err := h.target.Monitor.Start(ctx, "cont", nil)
+	cont, err := h.cont(ctx)
 	if err != nil { // not sent, so not obeyed
 		return err
 	}

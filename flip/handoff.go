@@ -61,6 +61,7 @@ type Handoff struct {
 	mode   mode
 	way    way
 	ears   ears
+	primed primed
 	target *Side
 	new    rehoused // zero if RAM stays where it is
 	trace  *Trace

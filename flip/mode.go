@@ -94,7 +94,7 @@ func (m sharedMode) compareAgain(ctx context.Context) error {
 }
 
 func (m sharedMode) lastProof() []step {
-	return []step{{name: "last-proof", do: m.h.verifyMapping}, {name: "warm-target", do: m.h.warmTarget}}
+	return []step{{name: "last-proof", do: m.h.verifyMapping}, {name: "warm-target", do: m.h.warmTarget}, {name: "prime", do: m.h.prime, undo: m.h.unprime}}
 }
 
 func (m sharedMode) commit(ctx context.Context) error { return m.h.runLoaded(ctx) }

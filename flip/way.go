@@ -16,6 +16,8 @@ type way interface {
 	// prepare does what can be done while the guest runs. The fence undoes the target's part, release the source's, and close
 	// what qlive holds.
 	prepare(context.Context) error
+	// first is what switchOver tells the source first, so that it can be sent ahead; nil for nothing, or what is not known before.
+	first() []qmp.Command
 	// switchOver stops the guest, if it runs, and brings its state into the target. It sets h.stopped.
 	switchOver(context.Context) error
 	// settle brings the source to where it obeys `cont`, after the target is dead.
@@ -86,6 +88,7 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 	if err := h.fence(ctx); err != nil {
 		return err
 	}
+	h.primed.source.Drop(ctx) // the step that sends it ahead is undone after this one
 	if h.away() {
 		return h.errAway()
 	}

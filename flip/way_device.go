@@ -180,14 +180,19 @@ func (w *deviceWay) switchOver(ctx context.Context) error {
 	return w.h.run(ctx, append(steps, step{name: "load", do: w.load})...)
 }
 
-// stop stops the guest, and in the same write asks for its devices. A guest that stands already stays so.
-func (w *deviceWay) stop(ctx context.Context) error {
-	asked := []qmp.Command{w.saveCommand()}
+// first stops the guest and in the same write asks for its devices. A guest that stands already stays so.
+func (w *deviceWay) first() []qmp.Command {
 	if w.h.resume {
-		asked = append([]qmp.Command{qmp.StopCommand()}, asked...)
+		return []qmp.Command{qmp.StopCommand(), w.saveCommand()}
+	}
+	return []qmp.Command{w.saveCommand()}
+}
+
+func (w *deviceWay) stop(ctx context.Context) error {
+	if w.h.resume {
 		w.h.stopped = time.Now()
 	}
-	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, asked...)
+	calls, err := w.h.primed.source.Start(ctx)
 	if err != nil {
 		return err
 	}

@@ -84,6 +84,13 @@ func (w *migrateWay) stillRuns(ctx context.Context) error {
 	return err
 }
 
+func (w *migrateWay) first() []qmp.Command {
+	if w.live || !w.h.resume {
+		return nil
+	}
+	return []qmp.Command{qmp.StopCommand()}
+}
+
 // stop stops the guest, unless it stands already. It asks nothing more: QEMU would read the question while it halts the vCPUs. What has
 // happened to the guest stands in the events, which QEMU writes before the answer.
 func (w *migrateWay) stop(ctx context.Context) error {
@@ -91,7 +98,12 @@ func (w *migrateWay) stop(ctx context.Context) error {
 		return nil
 	}
 	w.h.stopped = time.Now()
-	if err := w.h.cfg.Source.Monitor.Stop(ctx); err != nil {
+	calls, err := w.h.primed.source.Start(ctx)
+	if err != nil {
+		return err
+	}
+	w.h.stopped = calls[0].Sent()
+	if err := calls[0].Wait(ctx, nil); err != nil {
 		return err
 	}
 	rest(w.h.ears.source, w.note)

@@ -66,25 +66,22 @@ func (a *Ahead) Start(ctx context.Context) ([]*Call, error) {
 	return a.calls, nil
 }
 
-// Drop makes QEMU forget the commands, unless they were started. It does not wait for QEMU. It may be called more than once, and on nil.
-func (a *Ahead) Drop(ctx context.Context) error {
+// Drop makes QEMU forget the commands, unless they were started. It does not wait for QEMU: one that reads nothing at the moment gets the word before
+// whatever is sent next. It may be called more than once, and on nil.
+func (a *Ahead) Drop(ctx context.Context) {
 	if a == nil || a.over {
-		return nil
+		return
 	}
 	defer a.end()
-	// QEMU's answer, an error without a number, is that to what it answers next: this.
-	forgotten := []*Call{{client: a.client, done: make(chan struct{}), query: Query{ID: a.calls[0].query.ID, Command: "dropped " + a.calls[0].query.Command}}}
-	if err := a.client.register(forgotten); err != nil {
-		return nil // the connection has ended, and what was sent with it
+	c, first := a.client, a.calls[0].query
+	// QEMU answers with an error that has no number: it belongs to the oldest call that is pending, this one.
+	forgotten := []*Call{{client: c, done: make(chan struct{}), query: Query{ID: first.ID, Command: "dropped " + first.Command}}}
+	if err := c.register(forgotten); err != nil {
+		return // the connection has ended, and what was sent with it
 	}
-	if err := a.client.write(ctx, []byte{resync}, noFile); err != nil {
-		a.client.forget(forgotten, err)
-		if a.client.Err() != nil {
-			return nil
-		}
-		return sendError(ctx, a.name, err)
+	if err := c.write(ctx, []byte{resync}, noFile); err != nil {
+		c.unsent = append(c.unsent, resync)
 	}
-	return nil
 }
 
 // end lets others send.

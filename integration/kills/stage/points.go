@@ -18,7 +18,7 @@ func Points(way vmstate.Way) []string {
 			points = append(points, "flip."+step+".before", "flip."+step+".after")
 		}
 	}
-	both("plan inspect-source start-target verify-mapping compare-blocks compare-devices set-capabilities send-ahead populate hold last-look last-proof warm-target")
+	both("plan inspect-source start-target verify-mapping compare-blocks compare-devices set-capabilities send-ahead populate hold last-look last-proof warm-target prime")
 	points = append(points, "flip.switch.before")
 	both(inside)
 	points = append(points, "flip.switch.after")

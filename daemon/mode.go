@@ -18,8 +18,11 @@ func (m *machine) chooseMode(ctx context.Context, asked vmstate.Mode) (flip.Choi
 		asked = vmstate.ModeAuto
 	}
 	m.mu.Lock()
-	g, objects, adopted := m.current, m.objects, m.adoption
+	g, objects, adopted, unfit := m.current, m.objects, m.adoption, m.unfit
 	m.mu.Unlock()
+	if adopted != nil && unfit != nil {
+		return flip.Choice{}, unfit
+	}
 	if choice, err := chooseAdopted(m.spec, adopted, asked); choice.Mode != "" || err != nil {
 		return choice, err
 	}

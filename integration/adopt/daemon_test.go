@@ -8,9 +8,16 @@ import (
 	"qlive/vmstate"
 )
 
-// An adopted VM outlives the daemon: it is found again, is what it was, and is handed over by the daemon that comes next.
-func TestDaemonStartedAgain(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{})
+// An adopted VM outlives the daemon.
+func TestDaemon(t *testing.T) {
+	program := lab.BuildProgram(t, "test")
+	t.Run("started again", func(t *testing.T) { startedAgain(t, program) })
+	t.Run("dies in the move", func(t *testing.T) { diesInTheMove(t, program) })
+}
+
+// startedAgain: the VM is found again, is what it was, and is handed over by the daemon that comes next.
+func startedAgain(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{Program: program})
 	file := ram(t, 64*mib)
 	s := start(t, d.Lab, env.Installed, firmware("-machine", "memory-backend=ram0", "-object", "memory-backend-file,share=on,id=ram0,size=64M,mem-path="+file)...).up()
 	private := start(t, d.Lab, env.Installed, firmware()...).up()
@@ -43,4 +50,50 @@ func TestDaemonStartedAgain(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	<-private.ended
+}
+
+// diesInTheMove: the daemon dies while private RAM is moved. Before the switch the guest stays where it was, and can be moved after all; behind it the next
+// daemon waits for the rest, and the guest is in memory of qlive's.
+func diesInTheMove(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{Program: program, NoTree: true, Failpoints: "flip.send-ahead.after=kill"})
+	s := start(t, d.Lab, env.Installed, linux(d.Lab, "-m", "256", "-machine", "pc-q35-7.2")...).up()
+	s.awaitTruth(20)
+	s.adopt("vm1")
+	move := func(points string) (string, vmstate.VM) {
+		t.Helper()
+		m, err := d.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Backport), Mode: vmstate.ModePostcopy}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = d.AwaitEnd() // by the failpoint
+		d.SetFailpoints(points)
+		d.Start()
+		vm, err := d.Client.VM(t.Context(), "vm1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.ID, vm
+	}
+	id, vm := move("flip.receive.before=kill")
+	if m, err := d.Client.Migration(t.Context(), id, lab.Limit); err != nil || m.Phase != vmstate.RolledBack {
+		t.Errorf("the first move is %s, %v", m.Phase, err)
+	}
+	if vm.PID != s.pid() || vm.Adoption == nil || vm.Status != vmstate.Running || len(vm.Regions) != 1 || vm.Regions[0].Backing != vmstate.Private {
+		t.Errorf("before the switch it is %+v", vm)
+	}
+	s.awaitTruth(20)
+	id, _ = move("")
+	if m, err := d.Client.Migration(t.Context(), id, lab.Limit); err != nil || m.Phase != vmstate.Completed {
+		t.Fatalf("the second move is %s: %+v, %v", m.Phase, m.Error, err)
+	}
+	<-s.ended
+	vm, err := d.Client.VM(t.Context(), "vm1")
+	if err != nil || vm.PID == s.pid() || vm.Adoption != nil || vm.Status != vmstate.Running || len(vm.Regions) != 1 || vm.Regions[0].Backing != vmstate.Memfd {
+		t.Errorf("behind the switch it is %+v, %v", vm, err)
+	}
+	s.awaitTruth(30)
+	if m := s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Installed)}); m.Mode != vmstate.ModeShared {
+		t.Errorf("handed on in mode %s", m.Mode)
+	}
+	s.awaitTruth(30)
 }

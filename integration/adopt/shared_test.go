@@ -13,7 +13,7 @@ import (
 )
 
 // Guests whose RAM others can map are handed over without copying, on the very memory that they had, whatever QEMU's own migration would
-// have done with it; and on to a third QEMU.
+// have done with it; one of them goes on to a third QEMU.
 func TestSharedRAM(t *testing.T) {
 	l := lab.New(t, lab.Options{NoTree: true})
 	file := ram(t, 256*mib)
@@ -26,8 +26,8 @@ func TestSharedRAM(t *testing.T) {
 		to, on  string
 	}{
 		{"file", env.Installed, "memory-backend-file,share=on,discard-data=on,mem-path=" + file, vmstate.File, true, env.Backport, env.Installed},
-		{"memfd", env.Installed, "memory-backend-memfd", vmstate.Memfd, true, env.Newest, env.Installed},
-		{"anonymous", env.Backport, "memory-backend-ram,share=on", vmstate.Anonymous, false, env.Newest, env.Backport},
+		{"memfd", env.Installed, "memory-backend-memfd", vmstate.Memfd, true, env.Newest, ""},
+		{"anonymous", env.Backport, "memory-backend-ram,share=on", vmstate.Anonymous, false, env.Newest, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start(t, l, tt.version, linux(l, "-m", "256", "-machine", "pc-q35-7.2,memory-backend=ram0", "-object", tt.backend+",id=ram0,size=256M", "-pidfile", "pid")...).up()
@@ -63,8 +63,10 @@ func TestSharedRAM(t *testing.T) {
 			if text := s.read("pid"); text != strconv.Itoa(vm.PID) {
 				t.Errorf("the pidfile says %q, and the QEMU is process %d", text, vm.PID)
 			}
-			s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(tt.on)})
-			s.awaitTruth(50)
+			if tt.on != "" {
+				s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(tt.on)})
+				s.awaitTruth(50)
+			}
 			if err := l.Client.RemoveVM(t.Context(), "vm1", true); err != nil {
 				t.Fatal(err)
 			}

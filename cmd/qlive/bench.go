@@ -41,7 +41,7 @@ machine for itself. Ctrl-C ends it and leaves nothing behind. docs/benchmarks.md
 			return measure(c.Context(), opts, c.OutOrStdout(), format)
 		},
 	}
-	c.AddCommand(benchFlipCommand(), benchFlipPeerCommand(), benchPostcopyCommand())
+	c.AddCommand(benchFlipCommand(), benchFlipPeerCommand(), benchPostcopyCommand(), benchBackingCommand())
 	f := c.Flags()
 	f.StringSliceVar(&opts.Groups, "rows", nil, "what to measure: "+strings.Join(bench.Groups(), ", ")+" (all)")
 	f.IntVar(&opts.Count, "count", 0, "handoffs in each row (50; 5 with --quick)")

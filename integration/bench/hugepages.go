@@ -18,8 +18,8 @@ const (
 	hugePagesLock = "/tmp/qlive-hugepages.lock"
 )
 
-// reserveHugePages makes the pool of 2 MiB pages larger by so many pages, and returns what puts it back.
-func reserveHugePages(pages int) (release func() error, err error) {
+// ReserveHugePages makes the pool of 2 MiB pages larger by so many pages, and returns what puts it back.
+func ReserveHugePages(pages int) (release func() error, err error) {
 	lock, err := os.OpenFile(hugePagesLock, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the huge pages: %w", err)

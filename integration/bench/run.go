@@ -135,7 +135,7 @@ func (b *bench) scene(ctx context.Context, s scene) (rows []Row, err error) {
 		if b.Qlive != "" {
 			guests = 2
 		}
-		release, err := reserveHugePages(guests * s.shape.ramMiB() / 2)
+		release, err := ReserveHugePages(guests * s.shape.ramMiB() / 2)
 		if err != nil {
 			return nil, err
 		}

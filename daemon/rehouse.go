@@ -39,9 +39,14 @@ func (r *run) rehousing(to *vmstate.MemorySpec) *flip.Rehousing {
 	if to == nil {
 		return nil
 	}
+	var warnings []string
+	if to.Backing != vmstate.Hugetlb && to.Backing != vmstate.Hugetlbfs && r.m.place.group != nil { // memory is charged to whoever touches it first
+		warnings = append(warnings, "the pages of the guest's RAM are counted to the daemon's cgroup from now on, and not to the VM's, until it is started anew")
+	}
 	return &flip.Rehousing{
-		Make:   func(ctx context.Context) (*memory.Set, error) { return r.m.makeNext(ctx, *to) },
-		Ledger: r.m.ledgerPath(), Nodes: to.Nodes,
+		Warnings: warnings,
+		Make:     func(ctx context.Context) (*memory.Set, error) { return r.m.makeNext(ctx, *to) },
+		Ledger:   r.m.ledgerPath(), Nodes: to.Nodes,
 	}
 }
 

@@ -23,6 +23,8 @@ type Rehousing struct {
 	Make   func(context.Context) (*memory.Set, error)
 	Ledger string // path of the ledger of what has been moved
 	Nodes  []int  // NUMA nodes of the host that the new RAM comes from; any if empty
+	// Warnings are what an administrator should know of RAM that this process has filled.
+	Warnings []string
 }
 
 // rehoused is what a handoff knows of the RAM that it moves.
@@ -70,6 +72,9 @@ func (h *Handoff) memoryOf(side *Side) *memory.Set {
 func (h *Handoff) makeMemory(ctx context.Context) (err error) {
 	if h.new.set, err = h.cfg.Rehouse.Make(ctx); err != nil {
 		return err
+	}
+	for _, w := range append(h.new.set.Warnings(), h.cfg.Rehouse.Warnings...) {
+		h.warn("%s", w)
 	}
 	p, err := move.PlanOf(h.cfg.Migration.ID, h.cfg.Memory, h.new.set)
 	if err != nil {

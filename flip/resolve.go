@@ -68,6 +68,9 @@ func (s *rescue) effect(e recovery.Evidence, row recovery.Row) string {
 	}
 	switch e.Resolve {
 	case recovery.ToSource:
+		if e.Moved {
+			return "the target is killed, what was moved of the guest's memory is moved back, and the guest goes on in the source as it was"
+		}
 		if s.last.ranBefore() && s.last.Undecided {
 			return "the target is killed, and the guest goes on in the source; if the target has run it, its memory and disks have moved on from what " +
 				"the source's devices know, and it may crash or damage its data"

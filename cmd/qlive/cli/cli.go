@@ -224,8 +224,12 @@ func checkArgs(c *cobra.Command) {
 	}
 	if c.HasSubCommands() {
 		c.Args = cobra.ArbitraryArgs // for RunE to look at
+		own := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			switch {
+			case len(args) == 0 && own != nil:
+				return own(c, args)
+			case len(args) == 0:
 				return c.Help()
 			}
 			return usageError{fmt.Errorf("there is no command %q%s", c.CommandPath()+" "+args[0], suggestion(c, args[0]))}

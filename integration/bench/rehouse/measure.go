@@ -21,7 +21,8 @@ import (
 // Sample is one move.
 type Sample struct {
 	TookNS    int64  `json:"took_ns"`
-	HeldBytes uint64 `json:"held_bytes"` // by both files at the peak, beyond what is moved
+	FreeNS    int64  `json:"free_ns,omitempty"` // of a memcpy: how long freeing the old file took afterwards, by as many workers, chunk by chunk
+	HeldBytes uint64 `json:"held_bytes"`        // by both files at the peak, beyond what is moved
 }
 
 // measure fills a file and moves it, by qlive or by a bare parallel memcpy, and makes sure that all of it has arrived.
@@ -38,8 +39,10 @@ func (o Options) measure(ctx context.Context, p Pair, bare bool, seed uint64) (s
 	defer func() { err = errors.Join(err, unix.Munmap(source)) }()
 	fill(source, seed)
 	if bare {
-		s.TookNS, err = memcpy(from, to)
 		s.HeldBytes = uint64(o.Bytes)
+		if s.TookNS, err = memcpy(from, to); err == nil {
+			s.FreeNS, err = free(from)
+		}
 	} else {
 		s, err = byQlive(ctx, from, to, uint64(o.Bytes))
 	}
@@ -106,6 +109,24 @@ func memcpy(from, to *memory.Set) (int64, error) {
 	all.Wait()
 	took := time.Since(began)
 	return took.Nanoseconds(), errors.Join(unix.Munmap(src), unix.Munmap(dst))
+}
+
+// free gives the pages of a file back, as a move does.
+func free(set *memory.Set) (int64, error) {
+	r := set.Regions()[0]
+	n, chunk := workers(), int64(move.ChunkBytes(set, set))
+	errs := make([]error, n)
+	began := time.Now()
+	var all sync.WaitGroup
+	for w := range n {
+		all.Go(func() {
+			for at := int64(w) * chunk; at < int64(r.SizeBytes()) && errs[w] == nil; at += int64(n) * chunk {
+				errs[w] = unix.Fallocate(int(r.File().Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, min(chunk, int64(r.SizeBytes())-at))
+			}
+		})
+	}
+	all.Wait()
+	return time.Since(began).Nanoseconds(), errors.Join(errs...)
 }
 
 // byQlive moves as a handoff does, and looks after each chunk how much both files hold.

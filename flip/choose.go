@@ -14,10 +14,9 @@ import (
 
 // Facts are what the choice of a mode rests on.
 type Facts struct {
-	Source, Target string   // versions; the target's may be empty: then nothing is said against it yet
-	AuxRAMShare    bool     // the machine has aux-ram-share=on, so that a target can be given firmware and video memory, too
-	Blocked        []string // QEMU's own reasons against a migration in its normal mode; for cpr-transfer it has others
-	RAM            []RAM    // all of the guest's
+	Source, Target string // versions; the target's may be empty: then nothing is said against it yet
+	AuxRAMShare    bool   // the machine has aux-ram-share=on, so that a target can be given firmware and video memory, too
+	RAM            []RAM  // all of the guest's
 }
 
 // RAM is a piece of guest RAM: a memory backend of the source.
@@ -48,9 +47,7 @@ func LookForFacts(ctx context.Context, source *Side, objects map[string]string) 
 		held := slices.Contains(slices.Collect(maps.Values(objects)), b.ID)
 		f.RAM = append(f.RAM, RAM{ID: b.ID, Shared: b.Share, Held: held})
 	}
-	m, err := source.Monitor.QueryMigrate(ctx)
-	f.Blocked = m.BlockedReasons
-	return f, err
+	return f, nil
 }
 
 // ChooseMode gives the mode of a handoff. Auto is the first that can work without new risk: shared, then cpr. The others keep the guest for a
@@ -72,12 +69,9 @@ func ChooseMode(vm string, asked vmstate.Mode, f Facts) (Choice, error) {
 func chooseSafe(vm string, f Facts) (Choice, error) {
 	shared, cpr := f.againstShared(), f.againstCPR()
 	switch {
-	case len(shared) == 0 && (len(f.Blocked) == 0 || len(cpr) > 0): // what QEMU forbids, the handoff tells in QEMU's words
+	case len(shared) == 0:
 		return Choice{vmstate.ModeShared, "it is the first of all that can be taken"}, nil
 	case len(cpr) == 0:
-		for _, why := range f.Blocked {
-			shared = append(shared, "QEMU forbids it: "+why)
-		}
 		return Choice{vmstate.ModeCPR, "not shared, for " + strings.Join(shared, "; ")}, nil
 	}
 	return Choice{}, vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over without new risk: not in mode shared: %s; not in mode cpr: %s", vm,
@@ -85,7 +79,7 @@ func chooseSafe(vm string, f Facts) (Choice, error) {
 		With("remove what is in the way of shared; where that is private memory, read what mode postcopy means and ask for it by name")
 }
 
-// againstShared is what is in the way of mode shared, beside what QEMU itself forbids. Of what kind a shared backend is does not matter: by way
+// againstShared is what is in the way of mode shared. Of what kind a shared backend is does not matter: by way
 // device_state qlive says itself what is not sent.
 func (f Facts) againstShared() (faults []string) {
 	for _, r := range f.RAM {

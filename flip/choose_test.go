@@ -14,7 +14,6 @@ func TestChooseMode(t *testing.T) {
 	old := with(func(f *Facts) { f.Source, f.AuxRAMShare = "7.2.22", false })
 	foreign := with(func(f *Facts) { f.RAM = []RAM{{ID: "ram0", Shared: true}} })
 	private := with(func(f *Facts) { f.RAM = []RAM{{ID: "pc.ram"}} })
-	blocked := with(func(f *Facts) { f.Blocked = []string{"no vhost log"} })
 	tests := map[string]struct {
 		asked vmstate.Mode
 		facts Facts
@@ -26,8 +25,6 @@ func TestChooseMode(t *testing.T) {
 		"auto, not held":                    {vmstate.ModeAuto, foreign, vmstate.ModeCPR, []string{"does not hold the memory of backend ram0"}},
 		"auto, not held, and too old":       {vmstate.ModeAuto, with(func(f *Facts) { f.RAM, f.Source = foreign.RAM, "9.2.0" }), "", []string{"does not hold", "QEMU 9.2.0", "postcopy"}},
 		"auto, private":                     {vmstate.ModeAuto, private, "", []string{"pc.ram is private", "no share=on", "postcopy"}},
-		"auto, QEMU forbids what cpr can":   {vmstate.ModeAuto, blocked, vmstate.ModeCPR, []string{"QEMU forbids it: no vhost log"}},
-		"auto, QEMU forbids, and no cpr":    {vmstate.ModeAuto, with(func(f *Facts) { f.Blocked, f.AuxRAMShare = blocked.Blocked, false }), vmstate.ModeShared, nil},
 		"shared by name":                    {vmstate.ModeShared, Facts{}, vmstate.ModeShared, []string{"by name"}},
 		"cpr by name":                       {vmstate.ModeCPR, fit, vmstate.ModeCPR, []string{"by name"}},
 		"cpr, target not known yet":         {vmstate.ModeCPR, with(func(f *Facts) { f.Target = "" }), vmstate.ModeCPR, nil},

@@ -44,7 +44,7 @@ const (
 // offerLimit is how long the source may take to send its descriptors: some 2 ms, once it gets to it.
 const offerLimit = 20 * time.Second
 
-// setMode makes the source's next migration a cpr-transfer, so that what it then calls blockers are those of that mode.
+// setMode makes the source's next migration a cpr-transfer, and what it then calls blockers those of that mode.
 func (w *cprWay) setMode(ctx context.Context) error {
 	mode := qmp.MigModeCPRTransfer
 	if err := w.h.cfg.Source.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{Mode: &mode}); err != nil {

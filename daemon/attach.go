@@ -39,7 +39,7 @@ func (m *machine) takeUp(ctx context.Context, l *left) {
 	m.findPlace()
 	f := m.find(ctx, l)
 	if l.vm.Current == record.None {
-		m.bury(f.alive...)
+		m.bury(slices.DeleteFunc(f.alive, func(g *generation) bool { return g.foreign })...) // that one had a guest before qlive came
 		m.endedBefore()
 		return
 	}

@@ -202,6 +202,7 @@ func (m *machine) endedUnseen(why error) {
 
 // goneLocked lets go of what a VM without a QEMU does not need, and shows it.
 func (m *machine) goneLocked() {
+	m.adoption, m.value.Adoption = nil, nil
 	m.d.custody.release(m.spec.Name)
 	if err := errors.Join(m.memory.Close(), m.next.set.Close(), m.journal.Close(), m.place.remove()); err != nil {
 		m.log.Warn().Err(err).Msg("not everything was let go of")

@@ -235,6 +235,7 @@ func (m *machine) stopLocked(last string) {
 		m.log.Info().Str("why", last).Msg("guest powered off")
 	}
 	m.value.Regions = nil
+	m.adoption, m.value.Adoption = nil, nil
 	m.names.remove()
 	m.d.custody.release(m.spec.Name)
 	err := errors.Join(m.memory.Close(), m.next.set.Close(), g.side.Process.Release(), m.journal.Close())

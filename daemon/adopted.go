@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"qlive/flip"
 	"qlive/flip/memory"
+	"qlive/internal/cgroup"
 	"qlive/internal/foreign"
 	"qlive/internal/qemu/cmdline"
 	"qlive/internal/qmp"
@@ -65,13 +67,19 @@ func (m *machine) privateTo(g *generation) []vmstate.Region {
 }
 
 // placeBeside decides as whom and where later QEMUs of an adopted guest run: as the same user, so that they can open the same images, and in a
-// cgroup of qlive's.
+// cgroup of qlive's. A guest that was let go of is in one already.
 func (d *Daemon) placeBeside(spec vmstate.VMSpec, p *foreign.Process) (place, error) {
 	owner, err := p.Owner()
 	if err != nil {
 		return place{}, err
 	}
-	return d.placeFor(spec, owner)
+	beside := place{user: owner}
+	if mount, err := cgroup.Mount(); err == nil && d.cgroups.parent != nil && filepath.Dir(filepath.Join(mount, p.Cgroup)) == filepath.Join(mount, d.cfg.cgroup()) {
+		if beside.group, err = cgroup.Find(filepath.Join(mount, p.Cgroup)); err != nil {
+			return place{}, err
+		}
+	}
+	return d.placeFor(spec, beside)
 }
 
 // prepareMemoryLocked gives the memory that a handoff is about. Where it is private to its QEMU that is new memory of qlive's: it is written

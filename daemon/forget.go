@@ -6,12 +6,14 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/internal/qemu/cmdline"
 	"qlive/vmstate"
 )
 
 // letRun lets go of a VM whose QEMU runs on, unharmed, and takes it off the list with its definition. What lies in the VM's folder and the QEMU
-// uses (its monitor, its console) stays, in a folder of another name, so that a VM may have the old one: it can be adopted again.
+// uses (its monitor, its console) stays, in a folder of another name: it can be adopted again.
 func (d *Daemon) letRun(m *machine) error {
 	m.mu.Lock()
 	g := m.current
@@ -55,8 +57,11 @@ func (m *machine) clearFolder(g *generation) error {
 	name := m.spec.Name
 	if g.foreign {
 		var err error
-		if m.place.group != nil { // nobody was ever in it
+		if m.place.group != nil {
 			err = os.Remove(m.place.group.Path())
+		}
+		if errors.Is(err, unix.EBUSY) { // the QEMU is in it, since before it was let go of once
+			err = nil
 		}
 		return errors.Join(err, m.removeFiles())
 	}

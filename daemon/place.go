@@ -86,16 +86,19 @@ func (d *Daemon) place(spec vmstate.VMSpec) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	return d.placeFor(spec, user)
+	return d.placeFor(spec, place{user: user})
 }
 
-// placeFor is place for QEMUs that run as this user.
-func (d *Daemon) placeFor(spec vmstate.VMSpec, user *qemu.User) (_ place, err error) {
-	p := place{user: user, score: spec.Limits.OOMScoreAdj}
+// placeFor is place for QEMUs that run as p's user and, if it has one, in p's cgroup.
+func (d *Daemon) placeFor(spec vmstate.VMSpec, p place) (_ place, err error) {
+	p.score = spec.Limits.OOMScoreAdj
 	if err := spec.Limits.Check(); err != nil {
 		return place{}, err
 	}
-	if p.group, err = d.cgroups.make(spec); err != nil {
+	if p.group == nil {
+		p.group, err = d.cgroups.make(spec)
+	}
+	if err != nil {
 		return place{}, err
 	}
 	if d.cgroups.why != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"testing"
 
+	"qlive/daemon"
 	"qlive/integration/env"
 	"qlive/integration/lab"
 	"qlive/internal/qmp"
@@ -82,7 +83,7 @@ func TestObstacles(t *testing.T) {
 
 // An adopted VM is let go of unharmed, twice, and after that a VM of qlive's own as well.
 func TestForget(t *testing.T) {
-	l := lab.New(t, lab.Options{NoTree: true})
+	l := lab.New(t, lab.Options{NoTree: true, Configure: func(c *daemon.Config) { c.Cgroup = "auto" }})
 	s := start(t, l, env.Installed, firmware()...).up()
 	for range 2 {
 		s.adopt("vm1")
@@ -107,7 +108,7 @@ func TestForget(t *testing.T) {
 	if err := l.Client.ForgetVM(t.Context(), "vm1"); err != nil {
 		t.Fatal(err)
 	}
-	again, err := l.Client.StartVM(t.Context(), vmstate.VMSpec{Name: "vm2", Adopt: &vmstate.AdoptSpec{QMP: l.RunDir() + "/forgotten/vm1-" + itoa(vm.PID) + "/g0/own/qmp.sock"}})
+	again, err := l.Client.StartVM(t.Context(), vmstate.VMSpec{Name: "vm1", Adopt: &vmstate.AdoptSpec{QMP: l.RunDir() + "/forgotten/vm1-" + itoa(vm.PID) + "/g0/own/qmp.sock"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,13 +24,19 @@ func Locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) erro
 	if !slices.ContainsFunc(blocks, func(b qmp.RAMBlock) bool { return !b.Host }) {
 		return nil
 	}
-	i := slices.IndexFunc(maps, func(m proc.Mapping) bool { return m.Path == "[heap]" }) // of the main thread, where QEMU makes its machine
-	if i < 0 {
+	pieces := heap(maps)
+	if len(pieces) == 0 {
 		return errors.New("cannot read QEMU's heap: it has none")
 	}
-	hosts, err := findBlocks(memory, maps[i].Start, maps[i].End, blocks)
-	if err != nil {
-		return err
+	hosts := make([][]uint64, len(blocks))
+	for _, piece := range pieces {
+		found, err := findBlocks(memory, piece.Start, piece.End, blocks)
+		if err != nil {
+			return err
+		}
+		for i := range hosts {
+			hosts[i] = append(hosts[i], found[i]...)
+		}
 	}
 	for i := range blocks {
 		b := &blocks[i]
@@ -47,6 +53,23 @@ func Locate(memory io.ReaderAt, maps []proc.Mapping, blocks []qmp.RAMBlock) erro
 		b.HVA, b.Host = host, true
 	}
 	return nil
+}
+
+// heap is the heap of the main thread, where QEMU makes its machine. It is in pieces where QEMU has forked (-daemonize): what it was given before
+// and after is not one mapping to the kernel. Pieces that touch are one for whoever reads them.
+func heap(maps []proc.Mapping) []proc.Range {
+	var pieces []proc.Range
+	for _, m := range maps { // by rising address
+		if m.Path != "[heap]" {
+			continue
+		}
+		if n := len(pieces); n > 0 && pieces[n-1].End == m.Start {
+			pieces[n-1].End = m.End
+		} else {
+			pieces = append(pieces, proc.Range{Start: m.Start, End: m.End})
+		}
+	}
+	return pieces
 }
 
 const (

@@ -113,6 +113,8 @@ func TestLocateRefuses(t *testing.T) {
 		says string // empty if it is found
 	}{
 		{"found", record, []proc.Mapping{heapMap(record), there}, ""},
+		{"the heap in two pieces", slices.Concat(make([]byte, 4096-100), record), []proc.Mapping{
+			{Start: heapAt, End: heapAt + 4096, Read: true, Path: "[heap]"}, {Start: heapAt + 4096, End: heapAt + 4096 + uint64(len(record)), Read: true, Path: "[heap]"}, there}, ""},
 		{"no heap", record, []proc.Mapping{there}, "heap"},
 		{"two candidates", slices.Concat(record, record), []proc.Mapping{heapMap(slices.Concat(record, record)), there}, "2 places"},
 		{"no memory there", record, []proc.Mapping{heapMap(record)}, "no memory of its size"},

@@ -38,4 +38,3 @@ func TestPrivateRAM(t *testing.T) {
 	_, err = l.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(env.Backport), Mode: vmstate.ModePostcopy}, "")
 	refused(t, err, vmstate.Unsupported, "qlive's already")
 }
-

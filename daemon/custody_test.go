@@ -85,6 +85,25 @@ func TestCustodyOffers(t *testing.T) {
 	same(t, "left at the end", inodes(t, m.Stored()), map[string]uint64{})
 }
 
+// What a handoff moves RAM into is stored beside it, and under the RAM's own name once it is the guest's.
+func TestCustodyOfTheNext(t *testing.T) {
+	m := systemdtest.New(t, "")
+	s := started(t, m, nil)
+	c := newCustody(s, zerolog.Nop())
+	old, next := ram(t, "vm1", "pc.ram"), ram(t, "vm1", "pc.ram")
+	c.keep("vm1", old, next)
+	syncWith(t, m, s)
+	same(t, "meanwhile", inodes(t, m.Stored()), map[string]uint64{
+		"ram-vm1-pc.ram": old.Regions()[0].Inode(), "ram-vm1-pc.ram%2Bnext": next.Regions()[0].Inode(),
+	})
+	c.keep("vm1", next, nil)
+	syncWith(t, m, s)
+	same(t, "afterwards", inodes(t, m.Stored()), map[string]uint64{"ram-vm1-pc.ram": next.Regions()[0].Inode()})
+	c.release("vm1")
+	syncWith(t, m, s)
+	same(t, "at the end", inodes(t, m.Stored()), map[string]uint64{})
+}
+
 // Of two files under one name neither is trusted.
 func TestCustodyTwoOfOneName(t *testing.T) {
 	m := systemdtest.New(t, "")

@@ -76,6 +76,21 @@ func TestThereAndBack(t *testing.T) {
 	}
 	vm.HandOver(env.Installed, "")
 	vm.CheckMemory()
+
+	// One that stands stays so, and has its memory when it goes on.
+	if _, err := l.Client.Pause(t.Context(), vm.Name); err != nil {
+		t.Fatal(err)
+	}
+	m := vm.Migrate(vmstate.MigrationSpec{Binary: l.Env.QEMU(env.Newest), Memory: &vmstate.MemorySpec{Backing: vmstate.Hugetlb}, MaxPauseMS: 60_000})
+	if now := vm.Show(); m.Phase != vmstate.Completed || now.Status != vmstate.Paused || m.PauseUS != nil {
+		t.Fatalf("%s: %+v; the guest is %s", m.Phase, m.Error, now.Status)
+	}
+	is(t, vm.Show(), vmstate.Hugetlb, 2*mib)
+	if _, err := l.Client.Resume(t.Context(), vm.Name); err != nil {
+		t.Fatal(err)
+	}
+	vm.AwaitBeats(50)
+	vm.CheckMemory()
 }
 
 // What cannot be is refused with the numbers, and the guest has noticed nothing.

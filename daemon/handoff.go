@@ -235,6 +235,9 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		}
 	case vmstate.Failed: // everything is left as it is, for a person to look at
 		m.ending, m.status = v.Error, vmstate.Broken
+		if m.current == r.target && m.current.dead() && r.source.dead() { // it had the guest, and not all of it: mode postcopy
+			return r.lostLocked(v)
+		}
 		r.leaveUndecidedLocked(v)
 		m.noteLocked()
 		return false
@@ -254,6 +257,21 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 	}
 	m.noteLocked()
 	return false
+}
+
+// lostLocked ends a VM both of whose QEMUs have died with a part of the guest each, and says why.
+func (r *run) lostLocked(v vmstate.Migration) (gone bool) {
+	m, forgotten := r.m, r.m.asked.Remove
+	r.source.hangUp()
+	if err := r.source.side.Process.Release(); err != nil {
+		m.log.Warn().Err(err).Msg("source not let go of")
+	}
+	m.stopLocked("")
+	if !forgotten {
+		m.ending, m.status = v.Error, vmstate.Broken
+		m.publishLocked()
+	}
+	return true
 }
 
 // leaveUndecidedLocked keeps both QEMUs of a failed handoff, unless it is certain that the target never ran the guest and never will.

@@ -2,6 +2,7 @@ package flip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,6 +23,9 @@ func (m *postcopyMode) drain(ctx context.Context) error {
 	h.eachRegion(func(r vmstate.Region) vmstate.Region { r.OwnerPID = pid; return r })
 	h.mustEnter(vmstate.Draining)
 	if err := h.step(ctx, step{name: "receive", do: m.receive}); err != nil {
+		if h.target.ended() { // the source has only what it had not sent yet, and can never run again
+			return errors.Join(err, h.cfg.Source.kill(ctx))
+		}
 		return err
 	}
 	h.whole = true

@@ -262,10 +262,14 @@ func firstOf(a, b string) string {
 // tornApart is the end of a guest of which neither QEMU has all.
 func (h *Handoff) tornApart(how string, cause error) error {
 	h.torn = true
+	remedy := "start the guest anew"
+	if !h.target.ended() || h.phase() == vmstate.Committing {
+		remedy += "; `qlive resolve " + h.cfg.Migration.VM + " --to discard` clears away what is left"
+	}
 	return &vmstate.Error{
 		Kind: vmstate.Lost, Step: string(h.phase()), VM: h.cfg.Migration.VM, Migration: h.cfg.Migration.ID, Err: cause,
 		Detail: "the guest is lost: " + how + ", and neither QEMU has all of its memory",
-		Remedy: "start the guest anew; `qlive resolve " + h.cfg.Migration.VM + " --to discard` clears away what is left",
+		Remedy: remedy,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"qlive/flip"
 	"qlive/fsview"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
@@ -234,6 +235,9 @@ func (d *Daemon) Migrate(ctx context.Context, spec vmstate.MigrationSpec) (vmsta
 		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 	}
 	mode, err := m.chooseMode(ctx, spec.Mode)
+	if err == nil {
+		err = flip.CheckWay(spec.VM, mode.Mode, spec.Way)
+	}
 	if err != nil {
 		return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 	}

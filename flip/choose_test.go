@@ -59,6 +59,28 @@ func TestChooseMode(t *testing.T) {
 	}
 }
 
+func TestCheckWay(t *testing.T) {
+	tests := map[string]struct {
+		mode  vmstate.Mode
+		asked vmstate.Way
+		fits  bool
+	}{
+		"any in shared":       {vmstate.ModeShared, vmstate.WayLive, true},
+		"none in cpr":         {vmstate.ModeCPR, "", true},
+		"auto in cpr":         {vmstate.ModeCPR, vmstate.WayAuto, true},
+		"another in cpr":      {vmstate.ModeCPR, vmstate.WayDeviceState, false},
+		"another in postcopy": {vmstate.ModePostcopy, vmstate.WayStopFirst, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := CheckWay("vm1", test.mode, test.asked)
+			if (err == nil) != test.fits || err != nil && vmstate.KindOf(err) != vmstate.Invalid {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestBefore(t *testing.T) {
 	for version, want := range map[string]bool{"9.2.4": true, "10.0.13": true, "10.1.0": false, "10.1": false, "11.0.0": false, "": false, "newest": false} {
 		if got := before(10, 1, version); got != want {

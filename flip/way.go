@@ -72,6 +72,15 @@ func wayOf(m vmstate.Mode, asked vmstate.Way, source *Side) vmstate.Way {
 	return vmstate.WayStopFirst
 }
 
+// CheckWay refuses a way that is asked for in a mode that has its own. The error is of kind Invalid.
+func CheckWay(vm string, m vmstate.Mode, asked vmstate.Way) error {
+	if m == vmstate.ModeShared || asked == "" || asked == vmstate.WayAuto {
+		return nil
+	}
+	return vmstate.Errorf(vmstate.Invalid, "cannot hand %s over in mode %s by way %s: that mode has its own way", vm, m, asked).
+		With("leave the way out, or ask for mode shared")
+}
+
 // switchOver stops the guest and moves its state; undone, the guest goes on in the source.
 func (h *Handoff) switchOver(ctx context.Context) error {
 	if err := errors.Join(h.may(vmstate.ActStopSource), h.may(vmstate.ActLoadTarget)); err != nil {

@@ -163,6 +163,11 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	s.vm = s.Start(lab.Spec{Name: "vm1", QEMU: env.Backport, Machine: machine, Bare: true})
+	way := s.cpr(env.Newest)
+	way.Way = vmstate.WayDeviceState
+	if _, err := s.Client.Migrate(t.Context(), way, ""); vmstate.KindOf(err) != vmstate.Invalid || !strings.Contains(err.Error(), "has its own way") {
+		t.Errorf("by another way: %v", err)
+	}
 	before := s.vm.Show()
 	m := s.vm.Migrate(s.cpr(env.Installed))
 	if m.Phase != vmstate.RolledBack || m.Error == nil || !strings.Contains(m.Error.Detail, "the target is QEMU 7.2.22") || m.Error.Step != "check-cpr" {

@@ -215,6 +215,7 @@ func full(v reflect.Value) {
 		v.SetInt(1)
 	case reflect.Uint64:
 		v.SetUint(1)
+	case reflect.Pointer: // the QEMU that a VM was adopted from: it is not started like that again
 	default:
 		panic("a definition can hold no " + v.Kind().String())
 	}

@@ -189,7 +189,10 @@ func overdue(m vmstate.Migration, began, now time.Time) error {
 	}
 	limit := standLimit
 	if m.Spec != nil {
-		limit += time.Duration(m.Spec.MaxPauseMS) * time.Millisecond
+		pause := time.Duration(m.Spec.MaxPauseMS) * time.Millisecond
+		if limit += pause; m.Spec.Memory != nil { // undone, it is moved back, which takes as long again
+			limit += pause
+		}
 	}
 	if stood := now.Sub(m.Phases[len(m.Phases)-1].At); stood > limit {
 		e := vmstate.Errorf(vmstate.Internal, "cannot end %s of %s: it has kept %s standing for %s", m.Phase, m.ID, m.VM, stood.Round(time.Second)).

@@ -106,10 +106,10 @@ func (h *Handoff) makeMemory(ctx context.Context) (err error) {
 // estimateMargin is how much longer than estimated a move may take on a busy host.
 const estimateMargin = 1.5
 
-// dropMemory gives the new RAM up: nothing of the guest is in it.
+// dropMemory gives the new RAM up, unless there is something of the guest in it.
 func (h *Handoff) dropMemory(context.Context) error {
 	if h.away() {
-		return h.errAway()
+		return nil
 	}
 	err := errors.Join(h.new.ledger.Close(), h.new.set.Close(), move.RemoveLedger(h.cfg.Rehouse.Ledger))
 	h.new = rehoused{}
@@ -128,8 +128,9 @@ func (h *Handoff) lendMemory(ctx context.Context) error {
 	return nil
 }
 
+// takeMemoryBack leaves them where they are as long as they hold some of the guest.
 func (h *Handoff) takeMemoryBack(ctx context.Context) error {
-	if h.cfg.Source.ended() {
+	if h.cfg.Source.ended() || h.away() {
 		return nil
 	}
 	if err := takeLentBack(ctx, h.cfg.Source.Monitor, h.new.lent); err != nil {

@@ -143,6 +143,9 @@ func (s *rescue) act(ctx context.Context, row recovery.Row, e recovery.Evidence)
 	case recovery.Receive:
 		return s.receive(ctx)
 	case recovery.Settle:
+		if s.r.To != nil && s.last.Resolve == recovery.ToSource {
+			s.takeBackSource(ctx) // what it was lent as long as some of the guest was in it
+		}
 		s.settle()
 	default:
 		return vmstate.Errorf(vmstate.Internal, "cannot do %q", row.Do)

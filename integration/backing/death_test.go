@@ -161,6 +161,24 @@ func TestDaemonKilledInTheMiddle(t *testing.T) {
 	is(t, vm.Show(), vmstate.Hugetlb, 2*mib)
 	vm.HandOver(env.Installed, "")
 	vm.CheckMemory()
+
+	// It can neither go on nor be taken back, and then the daemon dies, too: what was moved is still held by the source.
+	d.SetFailpoints("flip.move-chunk.copied=4*off->error(no space)")
+	d.Kill()
+	d.Start()
+	back := vmstate.MemorySpec{Backing: vmstate.Memfd}
+	if m := vm.Migrate(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), Memory: &back, MaxPauseMS: 60_000}); m.Phase != vmstate.Failed {
+		t.Fatalf("%s: %+v", m.Phase, m.Error)
+	}
+	d.SetFailpoints("")
+	d.Kill()
+	d.Start()
+	if now, err := d.Client.Resolve(t.Context(), vm.Name, "source"); err != nil || now.Status != vmstate.Running {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	vm.AwaitBeats(50)
+	vm.CheckMemory()
+	is(t, vm.Show(), vmstate.Hugetlb, 2*mib)
 }
 
 // killTarget waits until the daemon has stopped itself, kills the younger of the two QEMUs, and then the daemon.

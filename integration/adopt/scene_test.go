@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +38,12 @@ type stranger struct {
 // start starts a QEMU of a version with a plain command line, its console in a file. It is gone when the test ends.
 func start(t *testing.T, l *lab.Lab, version string, args ...string) *stranger {
 	t.Helper()
+	return startAs(t, l, nil, version, args...)
+}
+
+// startAs starts it as a user; nil for root.
+func startAs(t *testing.T, l *lab.Lab, user *syscall.Credential, version string, args ...string) *stranger {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "qlive-stranger-")
 	if err != nil {
 		t.Fatal(err)
@@ -45,6 +52,12 @@ func start(t *testing.T, l *lab.Lab, version string, args ...string) *stranger {
 	line := append([]string{"-accel", "tcg", "-cpu", "qemu64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "file:" + s.console}, args...)
 	s.cmd = exec.Command(l.Env.QEMU(version), line...)
 	s.cmd.Dir = dir
+	if user != nil {
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var said bytes.Buffer
 	s.cmd.Stderr = &said
 	if err := s.cmd.Start(); err != nil {

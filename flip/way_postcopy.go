@@ -235,12 +235,14 @@ func (w *postcopyWay) kept(ctx context.Context) bool {
 		case err != nil, m.Status == qmp.MigrationPostcopyPaused, m.Status == qmp.MigrationCompleted:
 			return false
 		case m.Status.Ended() || m.Status == qmp.MigrationNone:
-			gone := false // it has been in postcopy, and has sent and freed pages
+			// Before 10.2 it fails, rather than being cut off, only until it has sent the devices. Later ones fail also while the target loads them, and
+			// have sent and freed pages by then.
+			gone := false
 			rest(w.h.ears.source, func(e qmp.Event) {
 				w.note(e)
 				gone = gone || strings.HasPrefix(string(e.MigrationStatus()), "postcopy-")
 			})
-			return !gone
+			return w.live || !gone
 		}
 		select {
 		case <-time.After(5 * time.Millisecond):

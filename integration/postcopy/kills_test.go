@@ -86,8 +86,8 @@ func TestKilledWhilePagesCome(t *testing.T) {
 		open    bool // a person has to say that what is left is to go
 		version string
 	}{
-		"source": {func(g *stranger.Guest, _ *stranger.Move) { kill(g.Source) }, true, env.Installed},
-		"target": {func(_ *stranger.Guest, m *stranger.Move) { kill(m.Target) }, false, env.Newest},
+		"source": {func(g *stranger.Guest, _ *stranger.Move) { kill(g.Source) }, true, env.Newest},
+		"target": {func(_ *stranger.Guest, m *stranger.Move) { kill(m.Target) }, false, env.Installed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := boot(t, e, small(tt.version))

@@ -172,7 +172,7 @@ func (w *postcopyWay) arrive(ctx context.Context) error {
 			return err
 		}
 		if e.Name == qmp.EventResume {
-			rest(h.ears.source, w.note) // STOP was before
+			w.seeStop(ctx)
 			h.notePause(e.Received)
 			h.noteResume(e.QEMUTime)
 			return nil
@@ -180,6 +180,22 @@ func (w *postcopyWay) arrive(ctx context.Context) error {
 		if !h.resume && e.MigrationStatus() == qmp.MigrationPostcopyActive {
 			return w.stands(ctx)
 		}
+	}
+}
+
+// stopLimit bounds how much later the source's STOP may be read than the target's RESUME, which came after it.
+const stopLimit = time.Second
+
+// seeStop waits for the source's STOP, which the pause is counted from. It is on its way.
+func (w *postcopyWay) seeStop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	for w.h.qemuStop.IsZero() {
+		e, err := w.h.ears.source.Next(ctx)
+		if err != nil {
+			return // then nobody knows how long it was
+		}
+		w.note(e)
 	}
 }
 

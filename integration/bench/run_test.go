@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -44,10 +45,7 @@ func TestRun(t *testing.T) {
 			nothingLeft := ownTemp(t)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
-			pool, err := poolSize()
-			if err != nil {
-				t.Fatal(err)
-			}
+			pool := poolAtRest(t)
 			r, err := Run(ctx, Options{Groups: tt.groups, Count: tt.count, Seed: 1, Qlive: tt.qlive, Progress: t.Output()})
 			if err != nil {
 				t.Fatal(err)
@@ -63,12 +61,26 @@ func TestRun(t *testing.T) {
 			for _, row := range r.Rows {
 				checkRow(t, row, tt.count)
 			}
-			if now, err := poolSize(); err != nil || now != pool {
-				t.Errorf("%d huge pages, %v; there were %d", now, err, pool)
+			if now := poolAtRest(t); now != pool {
+				t.Errorf("%d huge pages; there were %d", now, pool)
 			}
 			nothingLeft()
 		})
 	}
+}
+
+// poolAtRest is the pool's size while nobody changes it for a test.
+func poolAtRest(t *testing.T) int {
+	t.Helper()
+	release, err := ReserveHugePages(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := poolSize()
+	if err := errors.Join(err, release()); err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 // program builds qlive.

@@ -376,7 +376,7 @@ func (v *VM) Wait(id string) vmstate.Migration {
 // HandOver hands the guest over to a version of QEMU, and fails the test unless that succeeds.
 func (v *VM) HandOver(version string, way vmstate.Way) vmstate.Migration {
 	v.lab.t.Helper()
-	m := v.Migrate(vmstate.MigrationSpec{Binary: v.lab.Env.QEMU(version), Way: way})
+	m := v.Migrate(vmstate.MigrationSpec{Binary: v.lab.Env.QEMU(version), Way: way, MaxPauseMS: 20_000}) // machines are busy
 	if m.Phase != vmstate.Completed {
 		v.lab.t.Fatalf("handing over to %s: %s: %+v\nlog: %+v", version, m.Phase, m.Error, m.Log)
 	}

@@ -31,6 +31,9 @@ func TestPairs(t *testing.T) {
 				t.Fatalf("%v; log %+v; target: %q", err, m.Migration().Log, m.Target.Process.Tail(10))
 			}
 			v := m.Migration()
+			if v.PauseUS == nil || v.QEMUPause == nil {
+				t.Fatalf("nobody knows how long the pause was: %+v", v)
+			}
 			t.Logf("pause %d µs, by QEMU %d µs, in all %d ms; RAM held at most %d MiB of 256; %d MiB beside", *v.PauseUS, *v.QEMUPause, v.TotalUS/1000, held/mib, v.ExtraBytes/mib)
 			if most := uint64(256*mib + 256*mib/10 + 64*mib); held > most {
 				t.Errorf("at the peak source and target held %d bytes of guest RAM, at most %d are allowed", held, most)

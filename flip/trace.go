@@ -2,6 +2,7 @@ package flip
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +20,7 @@ const (
 type span struct {
 	lane, name string
 	start, end time.Time
+	mark       bool // an instant
 	err        string
 }
 
@@ -30,7 +32,7 @@ type Trace struct {
 
 // add records one span. It costs an append under a mutex, well below a microsecond.
 func (t *Trace) add(lane, name string, start, end time.Time, err error) {
-	s := span{lane: lane, name: name, start: start, end: end}
+	s := span{lane: lane, name: name, start: start, end: end, mark: end.Equal(start)}
 	if err != nil {
 		s.err = err.Error()
 	}
@@ -72,9 +74,9 @@ func (t *Trace) JSON(migration string) ([]byte, error) {
 			zero = s.start
 		}
 	}
-	for _, s := range spans {
+	for _, s := range inTurn(spans) {
 		e := traceEvent{Name: s.name, Ph: "X", PID: 1, TID: lane(lanes, s.lane), TS: micros(s.start.Sub(zero))}
-		if s.end.Equal(s.start) {
+		if s.mark {
 			e.Ph, e.S = "i", "t"
 		} else {
 			d := micros(s.end.Sub(s.start))
@@ -89,6 +91,22 @@ func (t *Trace) JSON(migration string) ([]byte, error) {
 		TraceEvents     []traceEvent `json:"traceEvents"`
 		DisplayTimeUnit string       `json:"displayTimeUnit"`
 	}{events, "ms"})
+}
+
+// inTurn lets a command begin when QEMU, which takes one after the other, has answered the one before: two may be under way at once.
+func inTurn(spans []span) []span {
+	slices.SortStableFunc(spans, func(a, b span) int { return a.end.Compare(b.end) })
+	answered := map[string]time.Time{}
+	for i, s := range spans {
+		if s.mark || s.lane != laneSource && s.lane != laneTarget {
+			continue
+		}
+		if before := answered[s.lane]; s.start.Before(before) {
+			spans[i].start = before
+		}
+		answered[s.lane] = s.end
+	}
+	return spans
 }
 
 func lane(lanes []string, name string) int {

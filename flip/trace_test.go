@@ -24,6 +24,9 @@ func TestTraceJSON(t *testing.T) {
 	trace.add(laneSource, "query-status", at(0), at(20), nil) // the first, though it was added later
 	trace.mark(laneTarget, "RESUME", at(90))
 	trace.add(laneHandoff, "load", at(81), at(82), errors.New("no"))
+	trace.add(laneSource, "stop", at(100), at(130), nil) // QEMU executes them one after the other
+	trace.add(laneSource, "save", at(100), at(150), nil)
+	trace.add(laneSource, "query-status", at(120), at(170), nil)
 
 	text, err := trace.JSON("mig-1")
 	if err != nil {
@@ -41,10 +44,13 @@ func TestTraceJSON(t *testing.T) {
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 2, Args: named("pause")},
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 3, Args: named("source")},
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 4, Args: named("target")},
-		{Name: "plan", Ph: "X", PID: 1, TID: 1, TS: 50, Dur: dur(30)},
 		{Name: "query-status", Ph: "X", PID: 1, TID: 3, TS: 0, Dur: dur(20)},
-		{Name: "RESUME", Ph: "i", PID: 1, TID: 4, TS: 90, S: "t"},
+		{Name: "plan", Ph: "X", PID: 1, TID: 1, TS: 50, Dur: dur(30)},
 		{Name: "load", Ph: "X", PID: 1, TID: 1, TS: 81, Dur: dur(1), Args: map[string]any{"error": "no"}},
+		{Name: "RESUME", Ph: "i", PID: 1, TID: 4, TS: 90, S: "t"},
+		{Name: "stop", Ph: "X", PID: 1, TID: 3, TS: 100, Dur: dur(30)},
+		{Name: "save", Ph: "X", PID: 1, TID: 3, TS: 130, Dur: dur(20)},
+		{Name: "query-status", Ph: "X", PID: 1, TID: 3, TS: 150, Dur: dur(20)},
 	}}
 	if diff := cmp.Diff(want, file); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

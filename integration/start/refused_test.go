@@ -50,7 +50,6 @@ func TestRefused(t *testing.T) {
 		{"-drive " + disk + ",snapshot=on", []string{"overlay"}},
 		{"-add-fd fd=3,set=1", []string{"descriptors of the caller", "paths"}},
 		{"-drive file=/dev/fdset/1,format=raw,if=virtio", []string{"descriptors of the caller"}},
-		{"-readconfig /etc/qemu/vm.cfg", []string{"command line"}},
 		{"-global migration.x-ignore-shared=off", []string{"qlive's"}},
 		{"-device loader,addr=0x1000,data=1,data-len=4", []string{"RAM", "file="}},
 		{"-machine help", []string{"help"}},

@@ -3,6 +3,7 @@ package flip
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,7 @@ const readChunk = 256 << 10
 // mirror holds what the target has been sent of the RAM blocks that the two QEMUs do not share: firmware, option ROMs, video
 // memory, ACPI tables, flash.
 type mirror struct {
+	pid    int
 	memory *os.File // the source's
 	tables *proc.Pagemap
 	maps   []proc.Mapping
@@ -59,7 +61,7 @@ func newMirror(pid int) (*mirror, error) {
 		tables.Close()
 		return nil, fmt.Errorf("cannot read the source's memory: %w", err)
 	}
-	return &mirror{memory: f, tables: tables, maps: maps, buf: make([]byte, readChunk)}, nil
+	return &mirror{pid: pid, memory: f, tables: tables, maps: maps, buf: make([]byte, readChunk)}, nil
 }
 
 func (m *mirror) close() {
@@ -150,7 +152,7 @@ func (m *mirror) sendZeroes(u *unshared, page func(string, uint64, []byte) error
 func (m *mirror) compare(u *unshared, r proc.Range, page func(string, uint64, []byte) error) error {
 	for at := r.Start; at < r.End; {
 		buf := m.buf[:min(uint64(len(m.buf)), r.End-at)]
-		if _, err := m.memory.ReadAt(buf, int64(at)); err != nil {
+		if err := m.read(at, buf); err != nil {
 			return fmt.Errorf("cannot read %s from the source: %w", u.name, err)
 		}
 		for i := 0; i+targetPage <= len(buf); i += targetPage {
@@ -159,6 +161,23 @@ func (m *mirror) compare(u *unshared, r proc.Range, page func(string, uint64, []
 			}
 		}
 		at += uint64(len(buf))
+	}
+	return nil
+}
+
+// read copies from the source as process_vm_readv does it, in half the time that /proc/PID/mem takes: this is done while the guest stands. The pid is the
+// source's as long as that lives, and what is read of it counts only if it has saved its devices afterwards.
+func (m *mirror) read(at uint64, into []byte) error {
+	for len(into) > 0 {
+		local := []unix.Iovec{{Base: &into[0], Len: uint64(len(into))}}
+		n, err := unix.ProcessVMReadv(m.pid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(into)}}, 0)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		into, at = into[n:], at+uint64(n)
 	}
 	return nil
 }

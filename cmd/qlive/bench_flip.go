@@ -1,14 +1,11 @@
 package main
 
 import (
-	"fmt"
+	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"qlive/integration/bench"
 	"qlive/integration/bench/pageflip"
 	"qlive/vmstate"
 )
@@ -16,7 +13,6 @@ import (
 // benchFlipCommand measures the ways to get memory from one process into another.
 func benchFlipCommand() *cobra.Command {
 	var opts pageflip.Options
-	var format string
 	var sizeMiB int
 	c := &cobra.Command{
 		Use: "flip", Short: "Measure page flipping beside copying, and beside passing the memory's file",
@@ -24,34 +20,19 @@ func benchFlipCommand() *cobra.Command {
 by SCM_RIGHTS, which was to move the pages themselves, by plain copies, and by passing the file that the memory lies in. Two processes
 are started for each move; whether a page was truly moved is seen by its page frame number. It runs no guest, needs root and memory
 for two copies, and leaves nothing behind. docs/flipping.md explains what came out.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if !slices.Contains(bench.Formats(), format) {
-				return vmstate.Errorf(vmstate.Invalid, "cannot print %q", format).With("choose from " + strings.Join(bench.Formats(), ", "))
-			}
-			program, err := os.Executable()
-			if err != nil {
-				return vmstate.Errorf(vmstate.Host, "cannot find the program itself: %w", err)
-			}
-			opts.Bytes, opts.Peer = sizeMiB<<20, []string{program, "bench", peerUse}
-			if quiet, err := c.Flags().GetBool("quiet"); err != nil || !quiet {
-				opts.Progress = c.ErrOrStderr()
-			}
-			report, err := pageflip.Run(c.Context(), opts)
-			if err != nil {
-				return err
-			}
-			if err := report.Write(c.OutOrStdout(), format); err != nil {
-				return fmt.Errorf("cannot print the report: %w", err)
-			}
-			return nil
-		},
 	}
+	printing(c, func(c *cobra.Command, progress io.Writer) (report, error) {
+		program, err := os.Executable()
+		if err != nil {
+			return nil, vmstate.Errorf(vmstate.Host, "cannot find the program itself: %w", err)
+		}
+		opts.Bytes, opts.Peer, opts.Progress = sizeMiB<<20, []string{program, "bench", peerUse}, progress
+		return whole(pageflip.Run(c.Context(), opts))
+	})
 	f := c.Flags()
 	f.IntVar(&sizeMiB, "size", pageflip.DefaultBytes>>20, "memory of each move in MiB")
 	f.IntVar(&opts.Count, "count", pageflip.DefaultCount, "moves by each route")
 	f.Uint64Var(&opts.Seed, "seed", 0, "of the order and the content; drawn, and printed, if 0")
-	f.StringVarP(&format, "output", "o", "table", "what to print: "+strings.Join(bench.Formats(), ", "))
 	return c
 }
 

@@ -2,6 +2,7 @@ package kills_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ type reason struct {
 	party  stage.Party
 	phases []vmstate.Phase // of the handoff when it was struck
 	daemon bool            // was killed with it
-	says   []string        // one of these; VM and PID are the VM's name and the victim's number, PHASE what the daemon was at
+	says   []string        // one of these; VM and PID are the VM's name and the victim's number, PHASE what the daemon was at, TARGET how it was found
 }
 
 const (
@@ -25,7 +26,7 @@ const (
 	untold   = "cannot go on with VM: QEMU (process PID) has ended, and how was told to nobody: the daemon that had started it was gone"
 	unseen   = "cannot go on with VM: its QEMU, process PID, was killed or crashed while no daemon was watching"
 	cutOff   = "cannot go on with the handoff of VM as it was: the daemon ended while it was PHASE; "
-	bothDead = cutOff + "the source was found dead, the target dead; both QEMUs are dead"
+	bothDead = cutOff + "the source was found dead, the target TARGET; both QEMUs are dead"
 	mayHave  = "the target dead; the target is dead and may have run: the guest's RAM may have moved on from what the source knows"
 )
 
@@ -38,13 +39,16 @@ func reasons() []reason {
 	return []reason{
 		{stage.Source, before, false, []string{killed, untold}},
 		{stage.Source, before, true, []string{killed, untold, unseen, bothDead,
-			cutOff + "the source was found dead, the target dead; the target is gone and the source was not touched"}},
+			cutOff + "the source was found dead, the target TARGET; the target is gone and the source was not touched"}},
 		{stage.Target, committing, false, []string{killed, untold, "cannot tell whether VM runs in the target"}},
 		{stage.Target, committing, true, []string{cutOff + "the source was found paused (pid SOURCE), " + mayHave}},
 		{stage.Target, after, false, []string{killed, untold}},
 		{stage.Target, after, true, []string{killed, untold, unseen, cutOff + "the source was found paused (pid SOURCE), the target dead; the guest is in the target"}},
 	}
 }
+
+// found is a target that has died with the source, or has not yet and was killed then.
+const found = `(dead|[a-z]+ \(pid [0-9]+\); the target was killed)`
 
 // checkReason compares what is said of a guest that is lost with the table.
 func checkReason(blow *stage.Blow, vm string, out stage.Outcome) error {
@@ -58,7 +62,8 @@ func checkReason(blow *stage.Blow, vm string, out stage.Outcome) error {
 			continue
 		}
 		for _, says := range r.says {
-			if text := words.Replace(says); out.Why == text || strings.HasPrefix(out.Why, text+"; ") {
+			text := strings.ReplaceAll(regexp.QuoteMeta(words.Replace(says)), "TARGET", found)
+			if regexp.MustCompile("^" + text + "(; .*)?$").MatchString(out.Why) {
 				return nil
 			}
 		}

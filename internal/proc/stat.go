@@ -47,7 +47,7 @@ func ParseStat(text string) (Stat, error) {
 	// What follows the name: field 3 of proc(5) is rest[0].
 	rest := strings.Fields(text[last+1:])
 	const state, parent, utime, stime, start = 0, 1, 11, 12, 19
-	if err != nil || len(rest) <= start || len(rest[state]) != 1 {
+	if err != nil || len(rest) <= start || len(rest[state]) != 1 || !isLetter(rest[state][0]) {
 		return bad()
 	}
 	s := Stat{PID: pid, Name: text[open+1 : last], State: rest[state][0]}
@@ -68,6 +68,8 @@ func ParseStat(text string) (Stat, error) {
 	s.System = time.Duration(min(system, most)) * (time.Second / ticks)
 	return s, nil
 }
+
+func isLetter(b byte) bool { return 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z' }
 
 // Status is what /proc/PID/status says of a process' memory, in bytes. A process that has ended has none: all is 0.
 type Status struct {

@@ -75,6 +75,11 @@ func (m sharedMode) ask() []step { return m.h.inspect() }
 func (h *Handoff) inspect() []step { return []step{{name: "inspect-source", do: h.inspectSource}} }
 
 func (m sharedMode) prepare() []step {
+	return append(m.prove(), step{name: "populate", do: m.h.populate})
+}
+
+// prove compares the two QEMUs, and sends ahead what they do not share.
+func (m sharedMode) prove() []step {
 	h := m.h
 	return []step{
 		{name: "verify-mapping", do: h.seeMapped},
@@ -82,7 +87,6 @@ func (m sharedMode) prepare() []step {
 		{name: "compare-devices", do: h.compareDevices},
 		{name: "set-capabilities", do: h.prepareTarget},
 		{name: "send-ahead", do: h.way.prepare, undo: h.takeBack},
-		{name: "populate", do: h.populate},
 	}
 }
 

@@ -49,15 +49,7 @@ func (m rehousedMode) ask() []step {
 
 // prepare leaves out to populate the target's page tables: there is nothing yet that they could point to.
 func (m rehousedMode) prepare() []step {
-	h := m.h
-	return []step{
-		{name: "verify-mapping", do: h.seeMapped},
-		{name: "compare-blocks", do: h.compareBlocks},
-		{name: "compare-devices", do: h.compareDevices},
-		{name: "set-capabilities", do: h.prepareTarget},
-		{name: "send-ahead", do: h.way.prepare, undo: h.takeBack},
-		{name: "lend-memory", do: h.lendMemory, undo: h.takeMemoryBack},
-	}
+	return append(m.prove(), step{name: "lend-memory", do: m.h.lendMemory, undo: m.h.takeMemoryBack})
 }
 
 // memoryOf is the RAM that a side maps.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"qlive/daemon/record"
@@ -14,6 +12,7 @@ import (
 	"qlive/flip/memory"
 	"qlive/internal/foreign"
 	"qlive/internal/journal"
+	"qlive/internal/proc"
 	"qlive/internal/qemu"
 	"qlive/internal/qemu/cmdline"
 	"qlive/internal/scarcity"
@@ -91,20 +90,13 @@ func seen(spec vmstate.VMSpec, f *foreign.Found) vmstate.VM {
 	return v
 }
 
-// startedAt is when a process began.
+// startedAt is when a process began; now if that cannot be told.
 func startedAt(id qemu.Identity) time.Time {
-	const ticks = 100 // a second
-	text, err := os.ReadFile("/proc/uptime")
-	now := time.Now().UTC()
+	at, err := proc.StartedAt(id.Start)
 	if err != nil {
-		return now
+		return time.Now().UTC()
 	}
-	first, _, _ := strings.Cut(string(text), " ")
-	up, err := strconv.ParseFloat(first, 64)
-	if err != nil {
-		return now
-	}
-	return now.Add(-time.Duration((up - float64(id.Start)/ticks) * float64(time.Second)))
+	return at
 }
 
 // takeOver makes the machine what was found. Of a takeover that fails nothing is left, and the QEMU runs on as it did.

@@ -71,6 +71,20 @@ func ParseStat(text string) (Stat, error) {
 
 func isLetter(b byte) bool { return 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z' }
 
+// StartedAt is when a process began whose start is that, in ticks since boot, by the clock of now; good to some hundredths of a second.
+func StartedAt(start uint64) (time.Time, error) {
+	text, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot see how long the host has been up: %w", err)
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	up, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot understand how long the host has been up: %q", text)
+	}
+	return time.Now().UTC().Add(-time.Duration((up - float64(start)/ticks) * float64(time.Second))), nil
+}
+
 // Status is what /proc/PID/status says of a process' memory, in bytes. A process that has ended has none: all is 0.
 type Status struct {
 	RSSAnon     uint64 // private pages in memory

@@ -30,12 +30,9 @@ func TestThereAndBack(t *testing.T) {
 		{env.Backport, vmstate.MemorySpec{Backing: vmstate.Memfd, Nodes: []int{0}}, 4096},
 	} {
 		t.Run(to.version+" "+string(to.memory.Backing), func(t *testing.T) {
-			before, err := held()
-			if err != nil {
-				t.Fatal(err)
-			}
+			before := blocks(t)
 			inode := vm.Show().Regions[0].Inode
-			s := sample()
+			s := sample(t)
 			m := vm.Migrate(vmstate.MigrationSpec{Binary: l.Env.QEMU(to.version), Memory: &to.memory, MaxPauseMS: 60_000})
 			most := s.end(t)
 			if m.Phase != vmstate.Completed {
@@ -46,10 +43,7 @@ func TestThereAndBack(t *testing.T) {
 			if now.Regions[0].Inode == inode || m.EstimateUS == nil || *m.EstimateUS <= 0 || m.Progress != 100 {
 				t.Errorf("the migration is %+v", m)
 			}
-			after, err := held()
-			if err != nil {
-				t.Fatal(err)
-			}
+			after := blocks(t)
 			t.Logf("%d MiB before, %d at the most, %d after; estimated %d ms, pause %d ms", before/mib, most/mib, after/mib, *m.EstimateUS/1000, *m.PauseUS/1000)
 			if most > max(before, after)+inFlight() {
 				t.Errorf("%d bytes were held, %d before and %d after", most, before, after)

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -101,68 +99,6 @@ func hugetlbfs(t *testing.T) string {
 	}
 	return folder
 }
-
-// held is how much memory the files of guests' RAM own that this process, which is the daemon, has open.
-func held() (total uint64, err error) {
-	links, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return 0, err
-	}
-	seen := map[[2]uint64]bool{}
-	for _, e := range links {
-		path := "/proc/self/fd/" + e.Name()
-		link, err := os.Readlink(path)
-		if err != nil || !strings.Contains(link, "qlive-vm1-") {
-			continue
-		}
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil || seen[[2]uint64{st.Dev, st.Ino}] {
-			continue
-		}
-		seen[[2]uint64{st.Dev, st.Ino}] = true
-		total += uint64(st.Blocks) * 512
-	}
-	return total, nil
-}
-
-// sampler notes the most that is held, until it is stopped.
-type sampler struct {
-	stop chan struct{}
-	done sync.WaitGroup
-	most uint64
-	err  error
-}
-
-func sample() *sampler {
-	s := &sampler{stop: make(chan struct{})}
-	s.done.Go(func() {
-		for {
-			n, err := held()
-			s.most, s.err = max(s.most, n), errors.Join(s.err, err)
-			select {
-			case <-s.stop:
-				return
-			case <-time.After(500 * time.Microsecond):
-			}
-		}
-	})
-	return s
-}
-
-// end is the most that was held.
-func (s *sampler) end(t *testing.T) uint64 {
-	t.Helper()
-	close(s.stop)
-	s.done.Wait()
-	if s.err != nil {
-		t.Fatal(s.err)
-	}
-	return s.most
-}
-
-// inFlight is how much may be held twice: a chunk of 4 MiB for each worker. The two files are not looked at in one instant, so that a chunk more may
-// seem to be there.
-func inFlight() uint64 { return uint64(min(runtime.GOMAXPROCS(0), 8)+1) * 4 * mib }
 
 // is looks at what the guest's RAM is made of.
 func is(t *testing.T, vm vmstate.VM, backing vmstate.Backing, pages uint64) {

@@ -99,7 +99,7 @@ func (m *machine) find(ctx context.Context, l *left) *found {
 		n++
 		go func() { // waited for below
 			defer func() { calls <- struct{}{} }()
-			if err := m.call(ctx, g); err != nil {
+			if err := m.call(ctx, g, l.patience(g)); err != nil {
 				m.log.Warn().Err(err).Msg("QEMU does not answer")
 			}
 		}()
@@ -355,7 +355,7 @@ func (m *machine) keepCalling(g *generation) {
 			return
 		case <-time.After(callAgain):
 		}
-		if m.call(m.d.running, g) == nil {
+		if m.call(m.d.running, g, answerSoon) == nil {
 			m.log.Info().Msg("QEMU answers again")
 			if !m.afterSilence(m.d.running) {
 				m.settle(m.d.running, g)

@@ -93,7 +93,7 @@ func (m *machine) open(ctx context.Context) (*attempt, *found, error) {
 		return nil, nil, err
 	}
 	for _, g := range f.alive {
-		if err := m.call(ctx, g); err != nil {
+		if err := m.call(ctx, g, answerSoon); err != nil {
 			m.log.Warn().Err(err).Msg("QEMU does not answer")
 		}
 	}

@@ -40,7 +40,7 @@ func (m *machine) listen(ctx context.Context) bool {
 	silent := err == nil && a.last().Silent
 	answered := silent
 	for i := 0; answered && i < len(f.alive); i++ {
-		answered = m.call(ctx, f.alive[i]) == nil
+		answered = m.call(ctx, f.alive[i], answerSoon) == nil
 	}
 	m.resolving.Unlock()
 	return !silent || answered && m.afterSilence(ctx)

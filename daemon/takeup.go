@@ -217,12 +217,27 @@ func (l *left) migration(a *attempt) vmstate.Migration {
 // nobody waits.
 const answerSoon = 3 * time.Second
 
-// call connects to the monitor of a QEMU that runs already.
-func (m *machine) call(ctx context.Context, g *generation) error {
+// doomedSoon is answerSoon for a target that is to be killed whatever it says: while it is waited for, its guest stands.
+const doomedSoon = 500 * time.Millisecond
+
+// patience is how long a QEMU may take to greet that an earlier daemon has left.
+func (l *left) patience(g *generation) time.Duration {
+	if len(l.history) == 0 {
+		return answerSoon
+	}
+	a := l.history[len(l.history)-1]
+	if id := a.target(); a.last().Phase == vmstate.Switching && id.PID == g.side.ID().PID && id.StartTime == g.side.ID().StartTime {
+		return doomedSoon
+	}
+	return answerSoon
+}
+
+// call connects to the monitor of a QEMU that runs already, if it greets within limit.
+func (m *machine) call(ctx context.Context, g *generation, limit time.Duration) error {
 	if g.side.Monitor != nil {
 		return nil
 	}
-	err := g.meet(ctx, answerSoon, m.observers(g.number)...)
+	err := g.meet(ctx, limit, m.observers(g.number)...)
 	if err == nil {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/integration/env"
 	"qlive/integration/lab"
 	"qlive/vmstate"
@@ -31,26 +33,31 @@ func TestKilledInPrepared(t *testing.T) {
 	vm.CheckMemory()
 }
 
-// The daemon dies at a point of the handoff at which the guest stands. The next daemon decides where it goes on, at once.
+// The daemon dies at a point of the handoff at which the guest stands, and the target may hang, too. The next daemon decides where it goes on, at once.
 func TestKilledWhileTheGuestStands(t *testing.T) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
 	vm := d.Boot(lab.Spec{Guest: small()})
 	for _, tt := range []struct {
 		point string
+		hangs bool // the target
 		end   vmstate.Phase
 	}{
-		{"flip.stop.after", vmstate.RolledBack},
-		{"flip.load.after", vmstate.RolledBack},
-		{"flip.run-target.before", vmstate.Completed},
-		{"flip.run-target.after", vmstate.Completed},
-		{"flip.end-source.before", vmstate.Completed},
+		{"flip.stop.after", false, vmstate.RolledBack},
+		{"flip.load.after", true, vmstate.RolledBack},
+		{"flip.run-target.before", false, vmstate.Completed},
+		{"flip.run-target.after", false, vmstate.Completed},
+		{"flip.end-source.before", false, vmstate.Completed},
 	} {
 		t.Run(tt.point, func(t *testing.T) {
+			source := vm.Show().PID
 			d.SetFailpoints(tt.point + "=kill")
 			d.Kill()
 			d.Start()
 			id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest)})
 			_ = d.AwaitEnd() // by the failpoint
+			if tt.hangs {
+				signal(t, other(t, d, source), unix.SIGSTOP)
+			}
 			d.SetFailpoints("")
 			began := time.Now()
 			d.Start()

@@ -33,11 +33,12 @@ func strike(pid int, sig unix.Signal) error {
 	}
 }
 
-// The guest goes to a newer QEMU and back to the older one, which QEMU by itself cannot do, with handoffs in mode shared between, and survives
-// its next reboot: its firmware is where it was.
+// A guest with several blocks of RAM on huge pages goes to a newer QEMU, to one of the same version, and back to the older one, which QEMU by itself
+// cannot do, with handoffs in mode shared between, and survives its next reboot: its firmware is where it was.
 func TestThereAndBack(t *testing.T) {
+	lab.HugePages(t, 128)
 	s := newScene(t)
-	s.vm = s.Boot(spec(env.Backport))
+	s.vm = s.Boot(wide(env.Backport))
 	t.Run("undone", func(t *testing.T) { undone(t, s) })
 	m := s.hand(t, env.Newest)
 	if !strings.Contains(m.Log[0].Text, "mode cpr: asked for by name") || len(m.Warnings) > 0 {

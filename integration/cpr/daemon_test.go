@@ -9,10 +9,12 @@ import (
 )
 
 // The daemon is killed where only it keeps the two QEMUs apart; the next one decides. Before the switch the guest notices nothing: the source, left
-// alone, gives its cpr-transfer up.
+// alone, gives its cpr-transfer up. The guest is one of i440fx with UEFI, whose flash must be found again by its next reboot.
 func TestDaemonKilled(t *testing.T) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
-	s := &scene{Lab: d.Lab, vm: d.Boot(spec(env.Backport))}
+	piix := spec(env.Backport)
+	piix.Machine, piix.Args = "pc-i440fx-7.2,aux-ram-share=on", append(piix.Args, d.UEFI(t)...)
+	s := &scene{Lab: d.Lab, vm: d.Boot(piix)}
 	versions := []string{env.Newest, env.Backport}
 	for _, tt := range []struct {
 		point string
@@ -51,5 +53,7 @@ func TestDaemonKilled(t *testing.T) {
 	}
 	s.hand(t, versions[0])
 	s.vm.HandOver(versions[1], "")
-	s.vm.CheckTruth()
+	s.vm.Type("reboot")
+	s.vm.AwaitBoots(2)
+	s.hand(t, versions[0])
 }

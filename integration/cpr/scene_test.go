@@ -30,6 +30,15 @@ func spec(version string) lab.Spec {
 	}
 }
 
+// wide is one with two CPUs and two NUMA nodes, each of a memory backend of its own, on huge pages.
+func wide(version string) lab.Spec {
+	s := spec(version)
+	s.CPUs, s.NoRAM, s.Memory = 2, true, vmstate.MemorySpec{Backing: vmstate.Hugetlb}
+	s.Args = append(s.Args, "-m", "256", "-object", "memory-backend-ram,id=near,size=128M", "-object", "memory-backend-memfd,id=far,size=128M",
+		"-numa", "node,memdev=near,cpus=0", "-numa", "node,memdev=far,cpus=1")
+	return s
+}
+
 // scene is a daemon within the test, whose failpoints it arms.
 type scene struct {
 	*lab.Lab

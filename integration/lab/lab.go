@@ -180,7 +180,7 @@ func (l *Lab) Eventually(what string, f func() error) {
 			return
 		}
 		if time.Now().After(deadline) {
-			l.t.Fatalf("waited %s until %s: %v", Limit, what, err)
+			l.t.Fatalf("waited %s until %s: %v\n%s", Limit, what, err, l.condition())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -2,12 +2,14 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,6 +66,45 @@ func (v *VM) MigrateNoWait(spec vmstate.MigrationSpec) string {
 		v.lab.t.Fatalf("asking for a migration: %v", err)
 	}
 	return m.ID
+}
+
+// condition says how things stand, for one who wants to know why a test waits in vain: what the daemon says of its VMs, and each thread of their QEMUs
+// with its state and the time in clock ticks that it has run, two looks a second apart.
+func (l *Lab) condition() string {
+	var b strings.Builder
+	load, _ := os.ReadFile("/proc/loadavg")
+	fmt.Fprintf(&b, "load %s", load)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	vms, err := l.Client.VMs(ctx)
+	if err != nil {
+		fmt.Fprintf(&b, "the daemon says: %v\n", err)
+	}
+	for _, vm := range vms {
+		fmt.Fprintf(&b, "%s: %s, run state %s, pid %d, migration %s, error %+v\n", vm.Name, vm.Status, vm.RunState, vm.PID, vm.Migration, vm.Error)
+	}
+	for range 2 {
+		for _, pid := range l.QEMUs(l.t) {
+			tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+			for _, task := range tasks {
+				text, _ := os.ReadFile(task)
+				if f := strings.Fields(oneWord(string(text))); len(f) > 13 {
+					fmt.Fprintf(&b, "%d %s: %s %s+%s; ", pid, f[0], f[1], f[12], f[13])
+				}
+			}
+		}
+		time.Sleep(time.Second)
+	}
+	return b.String()
+}
+
+// oneWord puts the name of a thread, which may have blanks, into one word.
+func oneWord(stat string) string {
+	name, rest, ok := strings.Cut(strings.TrimLeft(stat, "0123456789 "), ") ")
+	if !ok {
+		return ""
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(name, "("), " ", "_") + " " + rest
 }
 
 // nothingLeft makes sure that a daemon that has ended in this process has left no QEMU, no mount, and no descriptor of guest RAM.

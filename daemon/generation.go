@@ -73,9 +73,9 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts
 	return p, err
 }
 
-// startGeneration runs a planned QEMU on RAM and meets its monitor. What is returned next to an error has been started and must be ended with
+// startGeneration runs a planned QEMU on RAM, amid what it shall have around it, and meets its monitor. What is returned next to an error has been started and must be ended with
 // discard.
-func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set) (*generation, error) {
+func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set, amid around) (*generation, error) {
 	if err := os.RemoveAll(p.dir); err != nil { // left by a generation that came to nothing
 		return nil, vmstate.Errorf(vmstate.Host, "cannot clear %s: %w", p.dir, err)
 	}
@@ -89,7 +89,7 @@ func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set)
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
 		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: ram.Files(), Log: g.log(),
-		User: m.place.user, Cgroup: m.place.folder(), OOMScoreAdj: p.score,
+		User: m.place.user, Cgroup: m.place.folder(), OOMScoreAdj: p.score, Env: amid.env, Schedule: amid.schedule,
 	})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))

@@ -162,7 +162,10 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	if err := r.source.keepData(ctx); err != nil {
 		return nil, err
 	}
-	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r))
+	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r), r.m.aroundOf(r.source))
+	if err == nil {
+		err = scheduleThreads(ctx, r.source, g)
+	}
 	r.target, err = g, room.Explain(r.m.d.cfg.RunDir, err)
 	if g == nil {
 		return nil, err

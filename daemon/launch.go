@@ -32,7 +32,7 @@ func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
 	if err := m.place.user.Own(m.memory.Files()); err != nil {
 		return err
 	}
-	g, err := m.startGeneration(ctx, p, m.memory)
+	g, err := m.startGeneration(ctx, p, m.memory, around{})
 	if g != nil {
 		defer undo(&err, g.discard)
 	}

@@ -19,7 +19,9 @@ func TestDaemon(t *testing.T) {
 func startedAgain(t *testing.T, program string) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{Program: program})
 	file := ram(t, 64*mib)
-	s := start(t, d.Lab, env.Installed, firmware("-machine", "memory-backend=ram0", "-object", "memory-backend-file,share=on,id=ram0,size=64M,mem-path="+file)...).up()
+	s := start(t, d.Lab, env.Installed, firmware("-machine", "memory-backend=ram0", "-object", "memory-backend-file,share=on,id=ram0,size=64M,mem-path="+file, "-name", "theirs,debug-threads=on")...).up()
+	s.pin()
+	around := s.amid(s.pid())
 	private := start(t, d.Lab, env.Installed, firmware()...).up()
 	was := s.adopt("vm1")
 	private.adopt("vm2")
@@ -42,6 +44,10 @@ func startedAgain(t *testing.T, program string) {
 	}
 	s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Backport)}) // paused as it is
 	<-s.ended
+	if is, err = d.Client.VM(t.Context(), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	checkAmid(t, around, s.amid(is.PID))
 	d.Restart()
 	if is, err = d.Client.VM(t.Context(), "vm1"); err != nil || is.Status != vmstate.Paused || is.Adoption != nil || is.Generation != 1 || is.Regions[0].Inode != was.Regions[0].Inode {
 		t.Errorf("after the handoff it is %+v, %v", is, err)

@@ -51,7 +51,7 @@ func startAs(t *testing.T, l *lab.Lab, user *syscall.Credential, version string,
 	s := &stranger{t: t, l: l, dir: dir, monitor: filepath.Join(dir, "qmp"), console: filepath.Join(dir, "console"), ended: make(chan struct{})}
 	line := append([]string{"-accel", "tcg", "-cpu", "qemu64", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "file:" + s.console}, args...)
 	s.cmd = exec.Command(l.Env.QEMU(version), line...)
-	s.cmd.Dir = dir
+	s.cmd.Dir, s.cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), theirs}
 	if user != nil {
 		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
@@ -212,6 +212,15 @@ func ram(t *testing.T, bytes int64) string {
 const mib = 1 << 20
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
 
 // read is what a file in the stranger's folder says.
 func (s *stranger) read(name string) string {

@@ -20,6 +20,8 @@ type Command struct {
 	Args   []string // what follows the binary's name
 	Dir    string   // working directory; this process' own if empty
 	Env    []string // nil: this process' own without what belongs to a daemon
+	// Schedule is what its first thread begins with, and so every other; nil for this process' own.
+	Schedule *Schedule
 	// Files are the descriptors 3, 4, … of the process. They stay the caller's.
 	Files []*os.File
 	// Log is a file for stdout and stderr, made if it does not exist and else appended to.
@@ -31,7 +33,7 @@ type Command struct {
 	// OOMScoreAdj is what the process begins with, whatever this one has (proc_pid_oom_score_adj(5)).
 	OOMScoreAdj int
 	// Brief is for a process that must not outlive this one: the kernel kills it (PR_SET_PDEATHSIG, which holds through a wrapper that becomes
-	// QEMU). It is the end of the thread that started it that counts; Go ends none that is not locked to a goroutine.
+	// QEMU). It is the end of the thread that started it that counts; Go ends none that is not locked to a goroutine. Not with a Schedule.
 	Brief bool
 }
 
@@ -76,8 +78,11 @@ func start(c Command, log *os.File) (*Process, error) {
 	if c.Cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(c.Cgroup.Fd())
 	}
-	child, err := execute(c, program, attr)
-	if err != nil {
+	var child *os.Process
+	if err := scheduled(c.Schedule, func() (err error) {
+		child, err = execute(c, program, attr)
+		return err
+	}); err != nil {
 		return nil, startError(c, err)
 	}
 	p, err := hold(child, pidfd, c.OOMScoreAdj)

@@ -81,6 +81,17 @@ func (c *Client) QueryCPUsFast(ctx context.Context) ([]CPU, error) {
 	return ask[[]CPU](ctx, c, "query-cpus-fast", nil)
 }
 
+// IOThread is a thread that serves devices.
+type IOThread struct {
+	ID       string `json:"id"`
+	ThreadID int    `json:"thread-id"` // of the host
+}
+
+// QueryIOThreads lists the iothreads.
+func (c *Client) QueryIOThreads(ctx context.Context) ([]IOThread, error) {
+	return ask[[]IOThread](ctx, c, "query-iothreads", nil)
+}
+
 // HotpluggableCPU is a place for a vCPU; QOMPath is "" if it is empty.
 type HotpluggableCPU struct {
 	Type       string   `json:"type"`

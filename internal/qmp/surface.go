@@ -49,6 +49,7 @@ func Surface() []Use {
 		{"query-name", nil, nameReturn{}},
 		{"query-vm-generation-id", nil, guidReturn{}},
 		{"query-cpus-fast", nil, []CPU{}},
+		{"query-iothreads", nil, []IOThread{}},
 		{"query-hotpluggable-cpus", nil, []HotpluggableCPU{}},
 		{"query-pci", nil, []PCIBus{}},
 		{"query-block", nil, []BlockDevice{}},

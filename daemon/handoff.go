@@ -40,7 +40,7 @@ func (o *spanObserver) Replied(r qmp.Reply) {
 }
 
 func (o *spanObserver) Event(e qmp.Event) {
-	o.trace(func(h *flip.Handoff, source bool) { h.Observe(source, e.Name, e.Received, e.Received, nil) })
+	o.trace(func(h *flip.Handoff, source bool) { h.Heard(source, e.Name, e.Received, e.Data) })
 }
 
 func (o *spanObserver) trace(f func(*flip.Handoff, bool)) {

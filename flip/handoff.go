@@ -3,6 +3,7 @@ package flip
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"slices"
 	"sync"
 	"time"
@@ -130,13 +131,14 @@ func (h *Handoff) noteGuest(state qmp.RunState) {
 // Done is closed when Run has returned.
 func (h *Handoff) Done() <-chan struct{} { return h.done }
 
-// Observe puts what one of the two QEMUs was asked, or has said, into the trace.
-func (h *Handoff) Observe(source bool, name string, start, end time.Time, err error) {
-	lane := laneTarget
-	if source {
-		lane = laneSource
-	}
-	h.trace.add(lane, name, start, end, err)
+// Observe puts what one of the two QEMUs was asked into the trace.
+func (h *Handoff) Observe(source bool, command string, sent, answered time.Time, err error) {
+	h.trace.add(laneOf(source), command, sent, answered, err)
+}
+
+// Heard puts an event of one of the two QEMUs into the trace; data is the object that came with it, nil for none.
+func (h *Handoff) Heard(source bool, event string, at time.Time, data json.RawMessage) {
+	h.trace.mark(laneOf(source), event, at, data)
 }
 
 // Trace is where the time went so far, in Chrome's trace format.

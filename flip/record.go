@@ -91,7 +91,7 @@ func (h *Handoff) enterLocked(to vmstate.Phase) {
 	}
 	h.m.Phases = append(h.m.Phases, vmstate.PhaseTime{Phase: to, At: now})
 	h.m.Phase = to
-	h.trace.mark(laneHandoff, "phase "+string(to), now)
+	h.trace.mark(laneHandoff, "phase "+string(to), now, nil)
 }
 
 // end enters an end, with the problem that led there, and gives back the error that Run returns.

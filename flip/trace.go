@@ -1,6 +1,7 @@
 package flip
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -16,12 +17,20 @@ const (
 	laneTarget  = "target"
 )
 
+// laneOf is the lane of one of the two QEMUs.
+func laneOf(source bool) string {
+	if source {
+		return laneSource
+	}
+	return laneTarget
+}
+
 // A span is something that took time in a lane.
 type span struct {
 	lane, name string
 	start, end time.Time
 	mark       bool // an instant
-	err        string
+	args       any  // what else is to be told of it, encoded as a JSON object; nil for nothing
 }
 
 // Trace collects where the time of a handoff went. It is safe for concurrent use; the zero value is ready.
@@ -34,27 +43,37 @@ type Trace struct {
 func (t *Trace) add(lane, name string, start, end time.Time, err error) {
 	s := span{lane: lane, name: name, start: start, end: end, mark: end.Equal(start)}
 	if err != nil {
-		s.err = err.Error()
+		s.args = map[string]string{"error": err.Error()}
 	}
+	t.append(s)
+}
+
+// mark records an instant, and the JSON object that came with it, if any did.
+func (t *Trace) mark(lane, name string, at time.Time, data json.RawMessage) {
+	s := span{lane: lane, name: name, start: at, end: at, mark: true}
+	if data != nil {
+		s.args = data
+	}
+	t.append(s)
+}
+
+func (t *Trace) append(s span) {
 	t.mu.Lock()
 	t.spans = append(t.spans, s)
 	t.mu.Unlock()
 }
 
-// mark records an instant.
-func (t *Trace) mark(lane, name string, at time.Time) { t.add(lane, name, at, at, nil) }
-
 // traceEvent is an entry of Chrome's trace format, which Perfetto opens: "X" is a complete event with a duration,
 // "i" an instant, "M" names a lane. Times are microseconds.
 type traceEvent struct {
-	Name string         `json:"name"`
-	Ph   string         `json:"ph"`
-	PID  int            `json:"pid"`
-	TID  int            `json:"tid"`
-	TS   float64        `json:"ts"`
-	Dur  *float64       `json:"dur,omitempty"`
-	S    string         `json:"s,omitempty"`
-	Args map[string]any `json:"args,omitempty"`
+	Name string   `json:"name"`
+	Ph   string   `json:"ph"`
+	PID  int      `json:"pid"`
+	TID  int      `json:"tid"`
+	TS   float64  `json:"ts"`
+	Dur  *float64 `json:"dur,omitempty"`
+	S    string   `json:"s,omitempty"`
+	Args any      `json:"args,omitempty"`
 }
 
 // JSON is the trace in Chrome's trace format. Time zero is the start of the first span.
@@ -64,9 +83,9 @@ func (t *Trace) JSON(migration string) ([]byte, error) {
 	t.mu.Unlock()
 
 	lanes := []string{laneHandoff, lanePause, laneSource, laneTarget}
-	events := []traceEvent{{Name: "process_name", Ph: "M", PID: 1, Args: map[string]any{"name": "qlive " + migration}}}
+	events := []traceEvent{{Name: "process_name", Ph: "M", PID: 1, Args: map[string]string{"name": "qlive " + migration}}}
 	for i, lane := range lanes {
-		events = append(events, traceEvent{Name: "thread_name", Ph: "M", PID: 1, TID: i + 1, Args: map[string]any{"name": lane}})
+		events = append(events, traceEvent{Name: "thread_name", Ph: "M", PID: 1, TID: i + 1, Args: map[string]string{"name": lane}})
 	}
 	var zero time.Time
 	for _, s := range spans {
@@ -75,25 +94,22 @@ func (t *Trace) JSON(migration string) ([]byte, error) {
 		}
 	}
 	for _, s := range inTurn(spans) {
-		e := traceEvent{Name: s.name, Ph: "X", PID: 1, TID: lane(lanes, s.lane), TS: micros(s.start.Sub(zero))}
+		e := traceEvent{Name: s.name, Ph: "X", PID: 1, TID: lane(lanes, s.lane), TS: micros(s.start.Sub(zero)), Args: s.args}
 		if s.mark {
 			e.Ph, e.S = "i", "t"
 		} else {
 			d := micros(s.end.Sub(s.start))
 			e.Dur = &d
 		}
-		if s.err != "" {
-			e.Args = map[string]any{"error": s.err}
-		}
 		events = append(events, e)
 	}
 	return json.Marshal(struct {
-		TraceEvents     []traceEvent `json:"traceEvents"`
-		DisplayTimeUnit string       `json:"displayTimeUnit"`
-	}{events, "ms"})
+		TraceEvents []traceEvent `json:"traceEvents"`
+	}{events})
 }
 
-// inTurn lets a command begin when QEMU, which takes one after the other, has answered the one before: two may be under way at once.
+// inTurn lets a command begin when QEMU, which takes one after the other, has answered the one before: two may be under way at once. It sorts by
+// start; of what starts at once the longest comes first, since a viewer lays the next one into it.
 func inTurn(spans []span) []span {
 	slices.SortStableFunc(spans, func(a, b span) int { return a.end.Compare(b.end) })
 	answered := map[string]time.Time{}
@@ -106,6 +122,7 @@ func inTurn(spans []span) []span {
 		}
 		answered[s.lane] = s.end
 	}
+	slices.SortStableFunc(spans, func(a, b span) int { return cmp.Or(a.start.Compare(b.start), b.end.Compare(a.end)) })
 	return spans
 }
 

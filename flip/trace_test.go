@@ -12,8 +12,7 @@ import (
 
 // traceFile is Chrome's trace format as far as a trace uses it; unknown members are faults.
 type traceFile struct {
-	TraceEvents     []traceEvent `json:"traceEvents"`
-	DisplayTimeUnit string       `json:"displayTimeUnit"`
+	TraceEvents []traceEvent `json:"traceEvents"`
 }
 
 func TestTraceJSON(t *testing.T) {
@@ -22,9 +21,11 @@ func TestTraceJSON(t *testing.T) {
 	var trace Trace
 	trace.add(laneHandoff, "plan", at(50), at(80), nil)
 	trace.add(laneSource, "query-status", at(0), at(20), nil) // the first, though it was added later
-	trace.mark(laneTarget, "RESUME", at(90))
-	trace.add(laneHandoff, "load", at(81), at(82), errors.New("no"))
-	trace.add(laneSource, "stop", at(100), at(130), nil) // QEMU executes them one after the other
+	trace.mark(laneTarget, "RESUME", at(90), nil)
+	trace.mark(laneTarget, "MIGRATION", at(90), json.RawMessage(`{"status": "completed"}`))
+	trace.add(laneHandoff, "look", at(81), at(82), nil)
+	trace.add(laneHandoff, "switch", at(81), at(83), errors.New("no")) // around what begins with it
+	trace.add(laneSource, "stop", at(100), at(130), nil)               // QEMU executes them one after the other
 	trace.add(laneSource, "save", at(100), at(150), nil)
 	trace.add(laneSource, "query-status", at(120), at(170), nil)
 
@@ -38,7 +39,7 @@ func TestTraceJSON(t *testing.T) {
 	}
 	dur := func(us float64) *float64 { return &us }
 	named := func(name string) map[string]any { return map[string]any{"name": name} }
-	want := traceFile{DisplayTimeUnit: "ms", TraceEvents: []traceEvent{
+	want := traceFile{TraceEvents: []traceEvent{
 		{Name: "process_name", Ph: "M", PID: 1, Args: named("qlive mig-1")},
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 1, Args: named("handoff")},
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 2, Args: named("pause")},
@@ -46,8 +47,10 @@ func TestTraceJSON(t *testing.T) {
 		{Name: "thread_name", Ph: "M", PID: 1, TID: 4, Args: named("target")},
 		{Name: "query-status", Ph: "X", PID: 1, TID: 3, TS: 0, Dur: dur(20)},
 		{Name: "plan", Ph: "X", PID: 1, TID: 1, TS: 50, Dur: dur(30)},
-		{Name: "load", Ph: "X", PID: 1, TID: 1, TS: 81, Dur: dur(1), Args: map[string]any{"error": "no"}},
+		{Name: "switch", Ph: "X", PID: 1, TID: 1, TS: 81, Dur: dur(2), Args: map[string]any{"error": "no"}},
+		{Name: "look", Ph: "X", PID: 1, TID: 1, TS: 81, Dur: dur(1)},
 		{Name: "RESUME", Ph: "i", PID: 1, TID: 4, TS: 90, S: "t"},
+		{Name: "MIGRATION", Ph: "i", PID: 1, TID: 4, TS: 90, S: "t", Args: map[string]any{"status": "completed"}},
 		{Name: "stop", Ph: "X", PID: 1, TID: 3, TS: 100, Dur: dur(30)},
 		{Name: "save", Ph: "X", PID: 1, TID: 3, TS: 130, Dur: dur(20)},
 		{Name: "query-status", Ph: "X", PID: 1, TID: 3, TS: 150, Dur: dur(20)},
@@ -74,7 +77,7 @@ func TestTraceConcurrently(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 100 {
-				trace.mark(laneSource, "STOP", time.Now())
+				trace.mark(laneSource, "STOP", time.Now(), nil)
 				if _, err := trace.JSON("mig-1"); err != nil {
 					t.Error(err)
 				}

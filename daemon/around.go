@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"os"
 
 	"qlive/internal/qemu"
 )
@@ -11,6 +12,7 @@ import (
 type around struct {
 	env      []string
 	schedule *qemu.Schedule
+	files    []*os.File // that it is given beside its RAM
 }
 
 // aroundOf is that of a QEMU. What cannot be seen of it is the daemon's own.
@@ -25,7 +27,7 @@ func (m *machine) aroundOf(g *generation) (a around) {
 		m.log.Warn().Err(err).Msg("the next QEMU is scheduled as the daemon is")
 		return around{env: env}
 	}
-	return around{env, &schedule}
+	return around{env: env, schedule: &schedule}
 }
 
 // scheduleThreads lets the threads of a QEMU that waits for the guest be scheduled as those of the one that has it, where they differ from their

@@ -247,6 +247,7 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 	m.publishLocked()
 	followed := g.followed
 	m.mu.Unlock()
+	m.d.tasks.Go(func() { m.settlePorts(g) })
 	if followed { // since before its handoff failed
 		events.Close()
 		return

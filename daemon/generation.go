@@ -69,6 +69,7 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts
 	}
 	p.line, err = cmdline.Rewrite(m.spec.Args, facts, cmdline.Placement{
 		Dir: p.dir, Incoming: incoming, Given: mode == vmstate.ModeCPR, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
+		Vhost: m.place.user != nil,
 	})
 	return p, err
 }
@@ -88,7 +89,7 @@ func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set,
 	}
 	g := &generation{number: p.number, dir: p.dir, line: p.line, binary: p.binary, info: p.info}
 	process, err := qemu.Start(qemu.Command{
-		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: ram.Files(), Log: g.log(),
+		Binary: p.binary, Args: p.line.Argv(), Dir: m.spec.Dir, Files: append(ram.Files(), amid.files...), Log: g.log(),
 		User: m.place.user, Cgroup: m.place.folder(), OOMScoreAdj: p.score, Env: amid.env, Schedule: amid.schedule,
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"qlive/daemon/record"
 	"qlive/flip"
+	"qlive/internal/carry"
 	"qlive/internal/definition"
 	"qlive/internal/journal"
 	"qlive/internal/qemu"
@@ -108,7 +109,8 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
 		Rehouse: run.rehousing(spec.Memory),
-		Gate:    &m.gate, Quiet: m.hush, Log: m.log,
+		Scripts: m.runsScripts(source), Alone: run.alone,
+		Gate: &m.gate, Quiet: m.hush, Log: m.log,
 	})
 	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), run.handoff.Migration()); err != nil {
 		return vmstate.Migration{}, err
@@ -162,7 +164,16 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	if err := r.source.keepData(ctx); err != nil {
 		return nil, err
 	}
-	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r), r.m.aroundOf(r.source))
+	has, err := r.m.handOn(ctx, r.source, r.planned)
+	if err != nil {
+		return nil, err
+	}
+	defer has.close()
+	amid := r.m.aroundOf(r.source)
+	amid.files = has.files
+	done := carry.KeepTaps(has.taps)
+	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r), amid)
+	done()
 	if err == nil {
 		err = scheduleThreads(ctx, r.source, g)
 	}
@@ -246,6 +257,9 @@ func (r *run) endLocked(v vmstate.Migration) (gone bool) {
 		return false
 	default:
 		m.demoteLocked()
+		if err := m.openPorts(context.Background(), r.source); err != nil && !r.source.dead() {
+			m.log.Warn().Err(err).Msg("ports not opened again")
+		}
 		if r.target != nil {
 			r.dropTarget()
 		}

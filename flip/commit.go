@@ -141,6 +141,11 @@ func (h *Handoff) drain(ctx context.Context) error {
 		return nil
 	}
 	h.released()
+	if h.cfg.Alone != nil {
+		if err := h.cfg.Alone(ctx); err != nil {
+			h.warn("the guest runs in the new QEMU, but: %v", err)
+		}
+	}
 	if err := takeBackCapability(ctx, h.target.Monitor); err != nil && !h.target.EndedSoon() {
 		h.logf("the target keeps a capability: %v", err)
 	}

@@ -41,6 +41,11 @@ type Config struct {
 	Publish    func(vmstate.Migration) // called with a value of its own each time something changed
 	Failpoints Failpoints              // nil for none
 	Rehouse    *Rehousing              // mode shared, way device state; nil: guest RAM stays where it is
+	// Scripts: the source runs a script as it quits that would take from the target what it has been given. It is killed, then, and a guest that
+	// stands, whose images the source has until it quits, is not handed over.
+	Scripts bool
+	// Alone is called once the source is seen dead, for what the target can have only then; its error is a warning. nil for nothing.
+	Alone func(context.Context) error
 	// ContLimit is how long the target may take to answer cont before nobody can say who runs the guest; 0 for 30 s.
 	ContLimit time.Duration
 	// Offer is the path at which a target of mode cpr waits for the descriptors of its memory; Own gives a file to the user that the VM's QEMUs

@@ -43,6 +43,10 @@ func (h *Handoff) inspectSource(ctx context.Context) error {
 		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over by %s: it stands since a handoff that was undone, and QEMU migrates such a guest only once it has run again",
 			h.cfg.Migration.VM, h.cfg.Way).With("ask for mode shared and the way device_state, or resume the guest first")
 	}
+	if !h.resume && h.cfg.Scripts {
+		return vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over while it is %s: as it ends, its QEMU runs a script that takes its network interface down", h.cfg.Migration.VM, h.runState).
+			With("resume the guest first, or start it anew with downscript=no")
+	}
 	migration, err := monitor.QueryMigrate(ctx)
 	if err != nil {
 		return err

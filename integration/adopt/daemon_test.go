@@ -12,6 +12,7 @@ import (
 func TestDaemon(t *testing.T) {
 	program := lab.BuildProgram(t, "test")
 	t.Run("started again", func(t *testing.T) { startedAgain(t, program) })
+	t.Run("hands on what it holds", func(t *testing.T) { handedOn(t, program) })
 	t.Run("dies in the move", func(t *testing.T) { diesInTheMove(t, program) })
 }
 

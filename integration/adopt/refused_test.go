@@ -62,7 +62,7 @@ func TestPrivateRAMWithoutConsent(t *testing.T) {
 // What a command line has that cannot be carried over stands in the report, and a handoff is refused for it; the VM is one all the same.
 func TestObstacles(t *testing.T) {
 	l := lab.New(t, lab.Options{NoTree: true})
-	s := start(t, l, env.Installed, firmware("-vnc", "127.0.0.1:77", "-monitor", "none", "-snapshot")...).up()
+	s := start(t, l, env.Installed, firmware("-vnc", "127.0.0.1:77", "-monitor", "none", "-snapshot", "-gdb", "tcp:127.0.0.1:0")...).up()
 	vm := s.adopt("vm1")
 	if n := len(vm.Adoption.Obstacles); n != 2 {
 		t.Errorf("%d obstacles: %+v", n, vm.Adoption.Obstacles)

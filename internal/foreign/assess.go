@@ -172,6 +172,13 @@ func obstacles(f *Found) []vmstate.Obstacle {
 	return list
 }
 
+func later(line *cmdline.Line) []cmdline.Later {
+	if line == nil {
+		return nil
+	}
+	return line.Later
+}
+
 // interrupted is what does not come along.
 func interrupted(f *Found) []string {
 	list := []string{fmt.Sprintf("the monitor at %s is qlive's until the guest has left this QEMU", f.Monitor)}
@@ -182,12 +189,21 @@ func interrupted(f *Found) []string {
 				list = append(list, fmt.Sprintf("whoever is connected to %s must connect again", d.Name))
 			}
 		case vmstate.HeldTap:
-			list = append(list, fmt.Sprintf("the network interface %s goes down and up", d.Name))
+			list = append(list, fmt.Sprintf("packets for the guest on the network interface %s: of those that come as the other QEMU starts a few may be lost, "+
+				"and one for each queue waits until the guest runs there", d.Name))
 		}
 	}
 	if f.Line != nil && f.Process.UID != 0 {
 		for _, n := range f.Line.Names {
 			list = append(list, fmt.Sprintf("%s is not there any more: the QEMU is not root's, and qlive makes no links for other users", n.Public))
+		}
+	}
+	for _, l := range later(f.Line) {
+		switch l.Kind {
+		case cmdline.LaterForward:
+			list = append(list, fmt.Sprintf("what goes through the port forwarded by %s; it is opened again once this QEMU has ended", l.Rule))
+		case cmdline.LaterVNC:
+			list = append(list, fmt.Sprintf("the port %s of VNC is opened again once this QEMU has ended; a password that was set is to be set again", l.VNC.Port))
 		}
 	}
 	if f.Line != nil && len(f.Line.Consoles) > 0 {

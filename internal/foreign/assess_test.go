@@ -146,9 +146,9 @@ func TestAssessMixtures(t *testing.T) {
 
 func TestObstaclesOf(t *testing.T) {
 	facts := cmdline.Facts{Machine: cmdline.Machine{Name: "pc-q35-7.2", RAMID: "pc.ram"}}
-	_, err := cmdline.Rewrite([]string{"-gdb", "tcp::1234", "-netdev", "tap,id=n,ifname=t0"}, facts, cmdline.Placement{Dir: "/g"})
+	_, err := cmdline.Rewrite([]string{"-gdb", "tcp::1234", "-netdev", "l2tpv3,id=n"}, facts, cmdline.Placement{Dir: "/g"})
 	list := obstaclesOf(err)
-	if len(list) != 2 || !strings.Contains(list[0].What, "-gdb") || !strings.Contains(list[1].What, "tap") || list[1].Remedy == "" {
+	if len(list) != 2 || !strings.Contains(list[0].What, "-gdb") || !strings.Contains(list[1].What, "l2tpv3") || list[1].Remedy == "" {
 		t.Errorf("the obstacles are %+v", list)
 	}
 	if list := obstaclesOf(nil); list != nil {

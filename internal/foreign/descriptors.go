@@ -14,17 +14,23 @@ import (
 	"qlive/vmstate"
 )
 
+// Descriptors are those of the process, see [Descriptors].
+func (p *Process) Descriptors(images []string) ([]vmstate.HeldDescriptor, error) {
+	return Descriptors(p.ID.PID, images)
+}
+
 // Descriptors are those of a process that another QEMU cannot have at the same time, or must open anew: tap devices, sockets that listen,
 // images, devices of the host. Each is looked at by a copy (pidfd_getfd(2)). Images are the paths that QEMU names as its guest's.
-func (p *Process) Descriptors(images []string) ([]vmstate.HeldDescriptor, error) {
-	pidfd, err := unix.PidfdOpen(p.ID.PID, 0)
+func Descriptors(pid int, images []string) ([]vmstate.HeldDescriptor, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.NotFound, "cannot hold process %d: %w", p.ID.PID, err)
+		return nil, vmstate.Errorf(vmstate.NotFound, "cannot hold process %d: %w", pid, err)
 	}
 	defer unix.Close(pidfd)
-	entries, err := os.ReadDir(p.path("fd"))
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot look at the descriptors of process %d: %w", p.ID.PID, err)
+		return nil, vmstate.Errorf(vmstate.Host, "cannot look at the descriptors of process %d: %w", pid, err)
 	}
 	var list []vmstate.HeldDescriptor
 	for _, e := range entries {
@@ -32,16 +38,16 @@ func (p *Process) Descriptors(images []string) ([]vmstate.HeldDescriptor, error)
 		if err != nil {
 			continue
 		}
-		link, err := os.Readlink(p.path("fd/" + e.Name()))
+		link, err := os.Readlink(dir + e.Name())
 		if err != nil {
 			continue // closed meanwhile
 		}
-		d, err := look(pidfd, number, link, p.isTun(e.Name()), images)
+		d, err := look(pidfd, number, link, isTun(dir+e.Name()), images)
 		if errors.Is(err, unix.EBADF) {
 			continue // likewise
 		}
 		if err != nil {
-			return nil, vmstate.Errorf(vmstate.Host, "cannot look at descriptor %d of process %d: %w", number, p.ID.PID, err)
+			return nil, vmstate.Errorf(vmstate.Host, "cannot look at descriptor %d of process %d: %w", number, pid, err)
 		}
 		if d.Kind != "" {
 			list = append(list, d)
@@ -52,10 +58,10 @@ func (p *Process) Descriptors(images []string) ([]vmstate.HeldDescriptor, error)
 }
 
 // isTun tells whether a descriptor is one of /dev/net/tun, whatever that is called in its container (Documentation/admin-guide/devices.txt).
-func (p *Process) isTun(fd string) bool {
+func isTun(path string) bool {
 	const major, minor = 10, 200
 	var st unix.Stat_t
-	return unix.Stat(p.path("fd/"+fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(major, minor)
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(major, minor)
 }
 
 // look finds out what a descriptor is; one that does not matter has no kind.

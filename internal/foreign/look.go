@@ -3,7 +3,9 @@ package foreign
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"qlive/internal/hostram"
@@ -30,6 +32,7 @@ type Found struct {
 	Plugged     []string // ids of devices that are not on the command line
 	Migrating   bool     // somebody else migrates it
 	Descriptors []vmstate.HeldDescriptor
+	Holdings    []cmdline.Holding // that the next QEMU is given
 }
 
 // Block is a block of guest RAM.
@@ -60,19 +63,22 @@ func Look(ctx context.Context, p *Process, monitor *qmp.Client, path, dir string
 	if err := f.learn(ctx, monitor); err != nil {
 		return nil, err
 	}
-	f.plan(dir)
-	if err := f.lookAtRAM(ctx, monitor); err != nil {
-		return nil, err
-	}
-	if err := f.lookAtDevices(ctx, monitor); err != nil {
-		return nil, err
-	}
 	images, err := imagesOf(ctx, monitor)
 	if err != nil {
 		return nil, err
 	}
-	f.Descriptors, err = p.Descriptors(images)
-	return f, err
+	if f.Descriptors, err = p.Descriptors(images); err != nil {
+		return nil, err
+	}
+	sets, err := monitor.QueryFdsets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f.plan(dir, sets)
+	if err := f.lookAtRAM(ctx, monitor); err != nil {
+		return nil, err
+	}
+	return f, f.lookAtDevices(ctx, monitor)
 }
 
 // learn finds out what is fixed for the guest's life, from the QEMU that has it.
@@ -102,8 +108,13 @@ func (f *Found) learn(ctx context.Context, monitor *qmp.Client) error {
 
 // plan writes the line of a QEMU that takes over. What a memory path was when the guest started is long past: its RAM is where it is, and
 // the target gets it by a descriptor.
-func (f *Found) plan(dir string) {
-	f.Facts.Paths = map[string]cmdline.PathInfo{}
+func (f *Found) plan(dir string, sets map[int64][]int) {
+	f.Facts.Paths, f.Facts.Listeners = map[string]cmdline.PathInfo{}, map[string]string{}
+	for _, d := range f.Descriptors {
+		if d.Kind == vmstate.HeldListening && filepath.IsAbs(d.Name) {
+			f.Facts.Listeners[strconv.Itoa(d.FD)] = d.Name
+		}
+	}
 	args, err := f.Process.whole()
 	if err != nil {
 		f.Refusals = obstaclesOf(err)
@@ -119,6 +130,13 @@ func (f *Found) plan(dir string) {
 	}
 	f.Line, err = cmdline.Rewrite(f.Process.Args, f.Facts, cmdline.Placement{Dir: dir, Incoming: true})
 	f.Refusals = obstaclesOf(err)
+	if err == nil {
+		f.Holdings, err = cmdline.Holdings(args, f.Facts.Listeners)
+	}
+	if err == nil {
+		_, err = Match(f.Holdings, f.Descriptors, sets)
+		f.Refusals = obstaclesOf(err)
+	}
 }
 
 // obstaclesOf takes apart what may be several refusals in one.

@@ -87,6 +87,22 @@ func Attach(id Identity, log string) (*Process, error) {
 	return p, nil
 }
 
+// Descriptor is a copy of one of its descriptors (pidfd_getfd(2)). The caller closes it. The error is of Kind Host.
+func (p *Process) Descriptor(number int) (*os.File, error) {
+	raw, err := p.pfd.SyscallConn()
+	theirs := -1
+	if err == nil {
+		err = raw.Control(func(pidfd uintptr) { theirs, err = unix.PidfdGetfd(int(pidfd), number, 0) })
+	}
+	if err == nil && theirs < 0 {
+		err = unix.EBADF
+	}
+	if err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot copy descriptor %d of process %d: %w", number, p.PID(), err)
+	}
+	return os.NewFile(uintptr(theirs), fmt.Sprintf("descriptor %d of process %d", number, p.PID())), nil
+}
+
 // watch takes over the pidfd and starts to wait for the end of its process.
 func watch(id Identity, ours *os.Process, pidfd int) (*Process, error) {
 	// Without O_NONBLOCK the runtime would not wait for it with its poller, and Release could not end the wait.

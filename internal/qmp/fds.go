@@ -1,6 +1,9 @@
 package qmp
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 type fdnameArgs struct {
 	Fdname string `json:"fdname"`
@@ -35,6 +38,26 @@ func (c *Client) AddFd(ctx context.Context, set int64, opaque string, fd int) (A
 	var added AddedFd
 	err := c.DoWithFile(ctx, "add-fd", addFdArgs{set, opaque}, &added, fd)
 	return added, err
+}
+
+type fdsetInfo struct {
+	FdsetID int64 `json:"fdset-id"`
+	Fds     []struct {
+		FD int `json:"fd"`
+	} `json:"fds"`
+}
+
+// QueryFdsets are the numbers, within QEMU, of the descriptors of each set that it has, rising.
+func (c *Client) QueryFdsets(ctx context.Context) (map[int64][]int, error) {
+	sets, err := ask[[]fdsetInfo](ctx, c, "query-fdsets", nil)
+	all := make(map[int64][]int)
+	for _, s := range sets {
+		for _, d := range s.Fds {
+			all[s.FdsetID] = append(all[s.FdsetID], d.FD)
+		}
+		slices.Sort(all[s.FdsetID])
+	}
+	return all, err
 }
 
 type removeFdArgs struct {

@@ -108,15 +108,24 @@ func (r *rewriter) terminal(p *props, id string) (edit, error) {
 	return change(value, whyTerminal)
 }
 
-// socket moves a listening unix socket into the generation's folder and refuses every other socket.
+// socket moves a listening unix socket into the generation's folder, hands a port on, and refuses every other socket.
 func (r *rewriter) socket(o option, p *props) (edit, error) {
+	if path := r.facts.Listeners[p.str("fd")]; path != "" {
+		p.remove("fd")
+		p.set("path", path)
+	}
 	switch {
-	case p.has("fd"):
-		return edit{}, refuse(o, "the descriptors of the caller are not there in the QEMU that qlive starts", "use path=PATH,server=on,wait=off")
 	case !p.on("server"):
 		return edit{}, refuse(o, "a second process would connect there too", "let QEMU listen: path=PATH,server=on,wait=off")
+	case p.has("fd") && !r.place.Incoming:
+		return edit{}, refuse(o, notThere, "use path=PATH,server=on,wait=off")
+	case p.has("fd"), p.has("port"):
+		if _, err := portOf(o, p, nil); err != nil {
+			return edit{}, err
+		}
+		return r.port(p)
 	case p.str("path") == "":
-		return edit{}, refuse(o, "a second process cannot listen on the same port", "use path=PATH,server=on,wait=off")
+		return edit{}, invalid(o, "it has neither a path nor a port", "use path=PATH,server=on,wait=off")
 	case p.on("abstract"):
 		return edit{}, refuse(o, "a second process cannot listen on the same abstract socket", "leave abstract out")
 	}
@@ -202,9 +211,12 @@ func (r *rewriter) oldChardev(o option, dev string) (edit, error) {
 		}
 		e.value = before + "unix:" + p.String()
 		return e, nil
-	case slices.Contains([]string{"tcp", "telnet", "tn3270", "websocket"}, kind) && strings.Contains(rest, "server"):
-		return edit{}, refuse(o, "a second process cannot listen on the same port", "use unix:PATH,server=on,wait=off")
-	case slices.Contains([]string{"tcp", "telnet", "tn3270", "websocket", "udp"}, kind):
+	case slices.Contains(ports(), kind):
+		if p := oldPort(dev); p != nil && p.on("server") {
+			return r.oldPort(o, dev, p)
+		}
+		return edit{}, refuse(o, "a second process would connect there too", "let QEMU listen: "+kind+":HOST:PORT,server=on,wait=off")
+	case kind == "udp":
 		return edit{}, refuse(o, "a second process would use the same connection", "use unix:PATH,server=on,wait=off")
 	}
 	return edit{}, refuse(o, "the device belongs to one process alone", "use unix:PATH,server=on,wait=off")

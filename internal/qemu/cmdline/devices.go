@@ -86,7 +86,7 @@ func (r *rewriter) device(o option) (edit, error) {
 	}
 	for _, key := range []string{"fd", "vhostfd"} {
 		if p.has(key) {
-			return edit{}, refuse(o, "the descriptors of the caller are not there in the QEMU that qlive starts", "leave "+key+" out")
+			return edit{}, refuse(o, notThere, "leave "+key+" out")
 		}
 	}
 	return keep()
@@ -130,17 +130,11 @@ func (r *rewriter) netdev(o option) (edit, error) {
 	case "none", "nic", "hubport":
 		return keep()
 	case "user":
-		for _, key := range []string{"hostfwd", "guestfwd"} {
-			if p.has(key) {
-				return edit{}, refuse(o, "a second process cannot listen on the same port of the host", "leave "+key+" out")
-			}
-		}
-		if p.has("smb") || p.has("smbserver") {
-			return edit{}, refuse(o, "the file server belongs to one process alone", "leave smb out")
-		}
-		return keep()
+		return r.user(o, p)
+	case "tap", "bridge":
+		return r.tap(o, p)
 	default:
-		return edit{}, refuse(o, "a network backend of the type "+kind+" cannot be handed over yet", "use the type user, without hostfwd")
+		return edit{}, refuse(o, "a network backend of the type "+kind+" cannot be handed over yet", "use the type user, or a tap")
 	}
 }
 
@@ -181,7 +175,7 @@ func (r *rewriter) blockdev(o option) (edit, error) {
 func (r *rewriter) display(o option) (edit, error) {
 	if rest, ok := strings.CutPrefix(o.value, "vnc="); ok {
 		e, err := r.listenVNC(o, rest)
-		e.value = "vnc=" + e.value
+		e.value = "vnc=" + e.value // of no account where it is kept
 		return e, err
 	}
 	p, err := read(o, "type")
@@ -196,7 +190,7 @@ func (r *rewriter) display(o option) (edit, error) {
 	}
 }
 
-// vnc moves a unix socket into the generation's folder and refuses ports.
+// vnc moves a unix socket into the generation's folder, and lets a port be opened later.
 func (r *rewriter) vnc(o option) (edit, error) { return r.listenVNC(o, o.value) }
 
 // listenVNC rewrites value, which stands somewhere in option o.
@@ -217,7 +211,7 @@ func (r *rewriter) listenVNC(o option, value string) (edit, error) {
 	}
 	public, ok := strings.CutPrefix(where, "unix:")
 	if !ok {
-		return edit{}, refuse(o, "a second process cannot listen on the same port", "use -vnc unix:PATH, and socat or a viewer that speaks unix sockets")
+		return r.vncPort(o, p)
 	}
 	private, err := r.name(o, NameSocket, public)
 	if err != nil {

@@ -2,6 +2,7 @@ package cmdline_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func TestField(t *testing.T) {
 				line, err := rewriteField(t, args, configs, place)
 				if err != nil {
 					checkRefusal(t, err)
-					golden(t, "testdata/field/"+name+".golden", problem(err))
+					golden(t, "testdata/field/"+name+".golden", problem(err)+adopted(t, args, configs))
 					return
 				}
 				text[i] = strings.ReplaceAll(render(line), place.Dir, "{dir}")
@@ -53,7 +54,38 @@ func TestField(t *testing.T) {
 	}
 }
 
+// adopted is what a QEMU gets that takes a guest over from one that somebody has started with a line that qlive cannot start: nothing, or what it has
+// of the descriptors of that one. The sockets among these are as libvirt makes them.
+func adopted(t *testing.T, args []string, configs map[string]string) string {
+	t.Helper()
+	sockets := map[string]string{}
+	for _, arg := range args {
+		if id, fd, ok := strings.Cut(strings.TrimSuffix(arg, ",server=on,wait=off"), ",fd="); ok && strings.HasPrefix(arg, "socket,id=") {
+			sockets[fd] = "/run/libvirt/" + strings.TrimPrefix(id, "socket,id=")
+		}
+	}
+	line, err := rewriteLine(t, args, configs, sockets, second())
+	if err != nil {
+		checkRefusal(t, err)
+		return "adopted from whoever has started it:\n" + problem(err)
+	}
+	held, err := cmdline.Holdings(args, sockets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "adopted from whoever has started it it is\n" + strings.ReplaceAll(render(line), second().Dir, "{dir}") + "\nand gets:\n"
+	for _, h := range held {
+		text += fmt.Sprintf("  %d of the kind %s, %q, %v of its starter; a script at its end: %v\n", h.Count, h.Kind, h.Name, h.FDs, h.Script)
+	}
+	return text
+}
+
 func rewriteField(t *testing.T, args []string, configs map[string]string, place cmdline.Placement) (*cmdline.Line, error) {
+	t.Helper()
+	return rewriteLine(t, args, configs, nil, place)
+}
+
+func rewriteLine(t *testing.T, args []string, configs, listeners map[string]string, place cmdline.Placement) (*cmdline.Line, error) {
 	t.Helper()
 	all, err := cmdline.Inline(args, configs)
 	if err != nil {
@@ -63,7 +95,7 @@ func rewriteField(t *testing.T, args []string, configs map[string]string, place 
 	if err != nil {
 		return nil, err
 	}
-	return cmdline.Rewrite(args, cmdline.Facts{Machine: m, GUID: "f0e1d2c3-b4a5-4687-9a0b-1c2d3e4f5061", Configs: configs,
+	return cmdline.Rewrite(args, cmdline.Facts{Machine: m, Listeners: listeners, GUID: "f0e1d2c3-b4a5-4687-9a0b-1c2d3e4f5061", Configs: configs,
 		Paths: map[string]cmdline.PathInfo{"/dev/hugepages": {Exists: true, Dir: true, Memory: true, PageBytes: 2 << 20}}}, place)
 }
 

@@ -76,12 +76,46 @@ func sameButPlaces(tb interface {
 	if strings.Contains(all, "kernel,") || strings.Contains(all, "runas") || strings.Contains(all, "run-with") || strings.Contains(all, "loadvm") || strings.Contains(all, "host-nodes") || strings.Contains(all, "policy") || strings.Contains(all, first().Dir) {
 		return // these differ, as their reasons say
 	}
+	if held, err := cmdline.Holdings(one.Argv(), nil); err != nil || len(held)+len(two.Later) > 0 {
+		handedOn(tb, args, one, two)
+		return
+	}
 	moved := two.Argv()
 	for i := range moved {
 		moved[i] = strings.ReplaceAll(moved[i], second().Dir, first().Dir)
 	}
 	if diff := cmp.Diff(append(one.Argv(), "-incoming", "defer"), moved); diff != "" {
 		tb.Errorf("two generations differ:\n%s", diff)
+	}
+	if diff := cmp.Diff(one.Regions, two.Regions); diff != "" {
+		tb.Errorf("two generations have other RAM:\n%s", diff)
+	}
+}
+
+// handedOn is what must hold of a line that gets descriptors: it holds the same things as the first, each by a number of its own behind those of
+// its RAM.
+func handedOn(tb interface {
+	Helper()
+	Errorf(string, ...any)
+}, args []string, one, two *cmdline.Line) {
+	tb.Helper()
+	has, err := cmdline.Holdings(one.Argv(), nil)
+	gets, err2 := cmdline.Holdings(two.Argv(), nil)
+	if err != nil || err2 != nil || len(has) != len(gets) {
+		tb.Errorf("%q holds %+v, %v, and then %+v, %v", args, has, err, gets, err2)
+		return
+	}
+	next := 3 + len(two.Regions)
+	for i, h := range gets {
+		if h.Kind != has[i].Kind || h.Count != has[i].Count || len(h.FDs) != h.Count || h.Script {
+			tb.Errorf("%q holds %+v, and then %+v", args, has[i], h)
+		}
+		for _, fd := range h.FDs {
+			if fd != next {
+				tb.Errorf("%q gets descriptor %d, and the next is %d", args, fd, next)
+			}
+			next++
+		}
 	}
 	if diff := cmp.Diff(one.Regions, two.Regions); diff != "" {
 		tb.Errorf("two generations have other RAM:\n%s", diff)

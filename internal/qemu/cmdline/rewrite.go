@@ -71,6 +71,8 @@ type rewriter struct {
 	s     survey
 	taken map[string]bool // public names that have been given away
 	ports map[string]int  // consoles so far, by name
+	// handed is how many descriptors the QEMU gets beside those of its RAM so far, vncs how many VNC displays have a port.
+	handed, vncs int
 }
 
 // rule writes one option into the line, or says why it cannot be there. A rule that writes nothing keeps the option.
@@ -93,7 +95,7 @@ func (r *rewriter) warn(f string, arg ...any) {
 
 // apply puts option o into the line as its rule says.
 func (r *rewriter) apply(rules map[string]rule, o option) error {
-	if err := common(o); err != nil {
+	if err := r.common(o); err != nil {
 		return err
 	}
 	var e edit

@@ -18,7 +18,8 @@ func rules() map[string]rule {
 
 		"netdev": (*rewriter).netdev, "nic": (*rewriter).netdev, "net": (*rewriter).netdev,
 		"display": (*rewriter).display, "vnc": (*rewriter).vnc, "spice": (*rewriter).spice,
-		"drive": (*rewriter).drive, "blockdev": (*rewriter).blockdev,
+		"add-fd": (*rewriter).addFD,
+		"drive":  (*rewriter).drive, "blockdev": (*rewriter).blockdev,
 
 		"daemonize": gone("qlive itself lets QEMU run in the background, and must know its process"),
 		"pidfile":   (*rewriter).pidfile, "D": (*rewriter).logfile, "trace": (*rewriter).trace, "run-with": (*rewriter).runWith,
@@ -51,7 +52,6 @@ func refusals() map[string][2]string {
 	noTPM := [2]string{"the state of a TPM cannot be handed over yet", "start the guest without a TPM"}
 	share := [2]string{"QEMU cannot hand over a shared folder (9p)", "share it by the guest's network, or as a disk image"}
 	return map[string][2]string{
-		"add-fd":       {"the descriptors of the caller are not there in the QEMU that qlive starts", "name the files by their paths"},
 		"set":          {"it changes another option behind its back", "write the value in that option"},
 		"incoming":     {"qlive itself gives a QEMU its guest", "leave it out"},
 		"gdb":          {"a second process cannot listen there", "leave it out; the monitor's command gdbserver starts it while it is needed"},
@@ -71,7 +71,7 @@ func refusals() map[string][2]string {
 }
 
 // common refuses what no option may say.
-func common(o option) error {
+func (r *rewriter) common(o option) error {
 	if !o.hasVal || !o.known {
 		return nil
 	}
@@ -82,8 +82,8 @@ func common(o option) error {
 		return nil // free text
 	}
 	for _, p := range []string{"/dev/fdset/", "/dev/fd/", "/proc/self/fd/"} {
-		if strings.Contains(o.value, p) {
-			return refuse(o, "the descriptors of the caller are not there in the QEMU that qlive starts", "name the file by its path")
+		if strings.Contains(o.value, p) && !(p == "/dev/fdset/" && r.place.Incoming) {
+			return refuse(o, notThere, "name the file by its path")
 		}
 	}
 	return nil

@@ -52,6 +52,8 @@ type Facts struct {
 	Paths   map[string]PathInfo `json:"paths,omitempty"` // of what Paths names
 	// Configs are the contents of the files that Configs names.
 	Configs map[string]string `json:"configs,omitempty"`
+	// Listeners are the paths of unix sockets that the line names by the descriptors of whoever started the first QEMU, by their numbers.
+	Listeners map[string]string `json:"listeners,omitempty"`
 	// PageBytes is the size of the huge pages that the VM's RAM is made of where the line does not say; 0 for ordinary ones.
 	PageBytes uint64 `json:"page_bytes,omitempty"`
 }
@@ -67,9 +69,11 @@ type Placement struct {
 	Incoming bool
 	// Given: and before it makes its machine it waits, at Line.Offer, for the descriptors of all its memory (cpr-transfer, since 10.0).
 	Given bool
+	// Vhost: it is also given a descriptor of /dev/vhost-net for each queue of a tap with vhost, since its user may not open that.
+	Vhost bool
 	// Version of the QEMU that runs the line; zero if it is not known.
 	Version Version
-	// FirstFD is the number of the first region's descriptor in the QEMU; those of the others follow. 0 stands
+	// FirstFD is the number of the first region's descriptor in the QEMU; those of the others follow, then those of Holdings, in their order. 0 stands
 	// for 3, where [os/exec.Cmd]'s ExtraFiles begin.
 	FirstFD int
 }
@@ -88,6 +92,8 @@ type Line struct {
 	Monitor string `json:"monitor"`
 	// Offer is the path of the socket at which the QEMU waits for the descriptors of its memory; empty if it does not.
 	Offer string `json:"offer,omitempty"`
+	// Later is what the QEMU opens once the one before it has ended.
+	Later []Later `json:"later,omitempty"`
 	// Paused: the user wants the guest to be left as it is after the start (-S).
 	Paused bool `json:"paused,omitempty"`
 	// Warnings are sentences about what was kept but may not be what the user expects.

@@ -1,0 +1,102 @@
+package adopt_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"qlive/integration/env"
+	"qlive/integration/lab"
+	"qlive/vmstate"
+)
+
+// handedOn: what only one QEMU can have goes with the guest: its tap, on which frames go both ways, the port of VNC, a monitor on a port, a
+// forwarded port. It does so when the guest leaves its starter's QEMU, and again after the daemon has been started anew.
+func handedOn(t *testing.T, program string) {
+	d := lab.NewDaemon(t, lab.DaemonOptions{Program: program, NoTree: true})
+	file := ram(t, 256*mib)
+	port := func() int { // free now
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // of TCP
+	}
+	const display = 4177
+	monitor, forward, link := port(), port(), fmt.Sprintf("qlv%d", os.Getpid()%1000000)
+	script, ran := filepath.Join(d.Dir, "down"), filepath.Join(d.Dir, "ran")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho $1 > "+ran+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mac := net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
+	s := start(t, d.Lab, env.Installed, withNetwork(t, d.Lab, "-machine", "pc-q35-7.2,memory-backend=ram0", "-m", "256", "-object", "memory-backend-file,share=on,id=ram0,size=256M,mem-path="+file,
+		"-netdev", "tap,id=n0,ifname="+link+",script=no,downscript="+script, "-device", "virtio-net-pci,netdev=n0,romfile=,addr=5,mac="+mac.String(),
+		"-netdev", fmt.Sprintf("user,id=u0,hostfwd=tcp:127.0.0.1:%d-:22", forward), "-device", "e1000,netdev=u0,romfile=,addr=6",
+		"-vnc", fmt.Sprintf("127.0.0.1:%d", display), "-monitor", fmt.Sprintf("telnet:127.0.0.1:%d,server,nowait", monitor))...).up()
+	wire := tapUp(t, link, mac)
+	look := func(version string) {
+		t.Helper()
+		wire.answers(d.Lab)
+		says(d.Lab, display+5900, "RFB ")
+		says(d.Lab, monitor, "QEMU "+version+" monitor")
+		says(d.Lab, forward, "")
+	}
+	look(env.Installed)
+	if a := s.adopt("vm1").Adoption; len(a.Obstacles) > 0 || a.Mode != vmstate.ModeShared {
+		t.Fatalf("the report is %+v", a)
+	}
+	s.awaitTruth(20)
+	to := func(version string) {
+		t.Helper()
+		sent, lost := wire.during(func() { s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(version)}) })
+		t.Logf("to %s: %d of %d pings were not answered", version, lost, sent)
+	}
+	to(env.Backport)
+	<-s.ended
+	look(env.Backport)
+	to(env.Installed)
+	d.Restart()
+	look(env.Installed)
+	to(env.Newest)
+	look(env.Newest)
+	s.awaitTruth(20)
+	if out, err := d.Qlive("rm", "--force", "vm1"); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if text, err := os.ReadFile(ran); err == nil {
+		t.Errorf("the script that takes the interface down was run for %s", text)
+	}
+}
+
+// says connects to a port and waits until whoever serves it has said what is wanted; "" for nothing.
+func says(l *lab.Lab, port int, want string) {
+	l.Eventually(fmt.Sprintf("port %d says %q", port, want), func() error {
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), lab.Limit)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if want == "" {
+			return nil
+		}
+		if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		var said strings.Builder
+		for r := bufio.NewReader(c); !strings.Contains(said.String(), want); {
+			b, err := r.ReadByte()
+			if err != nil {
+				return errors.Join(err, fmt.Errorf("it says %q", said.String()))
+			}
+			said.WriteByte(b)
+		}
+		return nil
+	})
+}

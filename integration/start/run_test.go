@@ -111,7 +111,7 @@ func runRefused(t *testing.T, sh shell) {
 		code int
 		says []string
 	}{
-		{"a port", []string{"run", "vm1", "--", l.Env.QEMU(env.Installed), "-m", "64", "-vnc", ":1"}, vmstate.Unsupported.Info().Exit, []string{"-vnc :1", "-vnc unix:PATH"}},
+		{"a port", []string{"run", "vm1", "--", l.Env.QEMU(env.Installed), "-m", "64", "-gdb", "tcp::1234"}, vmstate.Unsupported.Info().Exit, []string{"-gdb tcp::1234", "gdbserver"}},
 		{"no such binary", []string{"run", "vm1", "--", "/no/such/qemu", "-m", "64"}, vmstate.NotFound.Info().Exit, []string{"/no/such/qemu"}},
 		{"no name", []string{"run", "..", "--", l.Env.QEMU(env.Installed)}, vmstate.Invalid.Info().Exit, []string{`".."`}},
 		{"too few huge pages", []string{"run", "vm1", "--hugepages", "2M", "--", l.Env.QEMU(env.Installed), "-m", "1048576"}, vmstate.Exhausted.Info().Exit, []string{"524288 huge pages", "vm.nr_hugepages="}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -49,6 +50,7 @@ func managers() []manager {
 		"/var/run/qemu-server", "{dir}", "/usr/share/qemu-server", "{dir}", "/var/run/qmeventd.sock", "{dir}/qmeventd.sock",
 		",splash=/usr/share/qemu-server/bootsplash.jpg", "", "+aes,enforce,+kvm_pv_eoi,+kvm_pv_unhalt,", "", // TCG has none of these
 		"+pve0", "+pve0,accel=tcg", "pflash0=pflash0,pflash1=drive-efidisk0,", "",
+		"script=/usr/libexec/qemu-server/pve-bridge,downscript=/usr/libexec/qemu-server/pve-bridgedown,vhost=on", "script=no,downscript=no", "tap101i0", fmt.Sprintf("qlf%d", os.Getpid()),
 		"/dev/pve/vm-101-disk-0", "{dir}/" + scratch, "host_device", "file", "io_uring", "threads",
 	}
 	incus := []string{
@@ -63,7 +65,7 @@ func managers() []manager {
 	return []manager{
 		{"libvirt-9.0-server-native", env.Installed, env.Backport, libvirt, nil, nil, "monitor.sock"},
 		{"libvirt-11.3-server-native", env.Stable, env.Backport, libvirt, nil, nil, "monitor.sock"}, // 11.1 does not load its virtio-serial
-		{"proxmox-9", env.Installed, env.Newest, proxmox, nil, serial, "101.qmp"},
+		{"proxmox-9-tap", env.Installed, env.Newest, proxmox, nil, serial, "101.qmp"},
 		{"proxmox-9-q35", env.Installed, env.Backport, proxmox, []string{`"node-name":"pflash0"`, "drive-efidisk0"}, serial, "102.qmp"},
 		// Only Debian's own build has the SPICE that Incus asks for.
 		{"incus-6-without-shares", env.Installed, env.Installed, incus, nil, nil, "qemu.monitor"},

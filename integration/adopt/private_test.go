@@ -4,16 +4,19 @@ import (
 	"testing"
 
 	"qlive/integration/env"
+	"qlive/integration/guest"
 	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
 // A guest of a stranger's with a plain -m, that dirties its memory all the time, is moved once into memory of qlive's, and from then on handed
-// over without copying.
+// over without copying. At no time is there much more of its RAM than there is of the guest: its pattern fills more than half of it.
 func TestPrivateRAM(t *testing.T) {
 	l := lab.New(t, lab.Options{NoTree: true})
-	s := start(t, l, env.Installed, linux(l, "-m", "256", "-machine", "pc-q35-7.2")...).up()
+	s := start(t, l, env.Installed, "-qmp", "unix:qmp,server=on,wait=off", "-kernel", l.Env.Kernel, "-initrd", l.Initrd, "-m", "256", "-machine", "pc-q35-7.2",
+		"-append", guest.Append(guest.Params{FillMiB: 144, DirtyMiB: 2, VerifySecs: 1})).up()
 	s.awaitTruth(20)
+	watched := s.watchPeak(256 * mib)
 	s.adopt("vm1")
 	m := s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(env.Backport), Mode: vmstate.ModePostcopy})
 	<-s.ended
@@ -32,6 +35,7 @@ func TestPrivateRAM(t *testing.T) {
 		}
 		s.awaitTruth(30)
 	}
+	checkPeak(t, watched.stop(), 256*mib)
 	if vm, err = l.Client.VM(t.Context(), "vm1"); err != nil || vm.Regions[0].Inode != inode {
 		t.Errorf("its RAM has become another: %+v, %v", vm.Regions, err)
 	}

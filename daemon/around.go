@@ -13,6 +13,7 @@ type around struct {
 	env      []string
 	schedule *qemu.Schedule
 	files    []*os.File // that it is given beside its RAM
+	headers  []int      // lengths of the headers of the taps among them
 }
 
 // aroundOf is that of a QEMU. What cannot be seen of it is the daemon's own.

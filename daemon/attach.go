@@ -66,6 +66,9 @@ func (m *machine) restore(l *left) {
 	v := l.vm
 	m.facts, m.objects, m.journal, m.identities, m.written = v.Facts, v.Objects, l.journal, v.Memory, v.Generations
 	m.next.identities, m.next.spec = v.NextMemory, v.NextSpec
+	if n := len(v.Generations); n > 0 {
+		m.started = v.Generations[n-1]
+	}
 	m.number, m.completed, m.past, m.logs, m.consoles, m.asked = v.Next, v.Completed, v.Past, v.Logs, v.Consoles, v.Asked
 	m.status, m.ending, m.lastKeeper = v.Ended, v.Ending, v.Current
 	m.value = vmstate.VM{Name: v.Spec.Name, StartedAt: v.StartedAt, Machine: v.Facts.Machine.Name, Warnings: v.Warnings, RunState: "none"}
@@ -247,7 +250,7 @@ func (m *machine) settle(ctx context.Context, g *generation) {
 	m.publishLocked()
 	followed := g.followed
 	m.mu.Unlock()
-	m.d.tasks.Go(func() { m.settlePorts(g) })
+	m.d.tasks.Go(func() { m.settleHeld(g) })
 	if followed { // since before its handoff failed
 		events.Close()
 		return

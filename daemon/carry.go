@@ -152,7 +152,7 @@ func (m *machine) openPorts(ctx context.Context, g *generation) error {
 	return errors.Join(errs...)
 }
 
-// reopen opens everything that a QEMU can have only now that it is the only one. What it has already is left alone.
+// reopenPorts opens everything that a QEMU can have only now that it is the only one. What it has already is left alone.
 func (m *machine) reopenPorts(ctx context.Context, g *generation) error {
 	errs := []error{m.openPorts(ctx, g)}
 	for _, l := range g.line.Later {
@@ -206,6 +206,19 @@ func forwards(text, rule string) bool {
 	return false
 }
 
+// restoreTaps makes the taps of a QEMU again what they were before an earlier daemon started another one beside it, which is dead or about to be.
+func (m *machine) restoreTaps(ctx context.Context, g *generation) error {
+	if m.started.Number <= g.number || len(m.started.Headers) == 0 {
+		return nil
+	}
+	has, err := m.copyHeld(ctx, g, func(h cmdline.Holding) bool { return h.Kind == vmstate.HeldTap })
+	if err != nil {
+		return err
+	}
+	defer has.close()
+	return carry.SetHeaderLengths(has.taps, m.started.Headers)
+}
+
 // alone is called when the source is seen dead: what it says is wrong beside.
 func (r *run) alone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
@@ -213,8 +226,11 @@ func (r *run) alone(ctx context.Context) error {
 	return r.m.reopenPorts(ctx, r.target)
 }
 
-// settlePorts does the same for a VM that was taken up. Of the QEMUs that it had some may be about to end.
-func (m *machine) settlePorts(g *generation) {
+// settleHeld does the same for a VM that was taken up. Of the QEMUs that it had some may be about to end.
+func (m *machine) settleHeld(g *generation) {
+	if err := m.restoreTaps(m.d.running, g); err != nil {
+		m.log.Warn().Err(err).Msg("taps not set back")
+	}
 	for deadline := time.Now().Add(lookLimit); ; {
 		err := m.reopenPorts(m.d.running, g)
 		if err == nil {

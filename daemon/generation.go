@@ -84,6 +84,7 @@ func (m *machine) startGeneration(ctx context.Context, p *plan, ram *memory.Set,
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	written := p.written()
+	written.Headers = amid.headers
 	if err := m.writeGeneration(written); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}

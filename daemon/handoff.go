@@ -170,7 +170,7 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	}
 	defer has.close()
 	amid := r.m.aroundOf(r.source)
-	amid.files = has.files
+	amid.files, amid.headers = has.files, carry.HeaderLengths(has.taps)
 	done := carry.KeepTaps(has.taps)
 	g, err := r.m.startGeneration(ctx, r.planned, r.m.memoryFor(r), amid)
 	done()

@@ -49,6 +49,7 @@ type machine struct {
 	// adoption is what was found of a QEMU that qlive did not start; nil once the guest has left it, and for every other VM.
 	adoption   *vmstate.Adoption
 	next       nextRAM             // that a handoff moves the guest's RAM into
+	started    record.Generation   // by an earlier daemon, the last one
 	written    []record.Generation // QEMUs that are written down: all that may be alive
 	lastKeeper int                 // number of the generation that last had the guest; record.None before any
 

@@ -59,6 +59,8 @@ type Generation struct {
 	Process qemu.Identity `json:"process,omitzero"`
 	// Foreign: qlive did not start it. Its folder holds what qlive makes of it, and nothing of its own.
 	Foreign bool `json:"foreign,omitempty"`
+	// Headers are the lengths of the headers before the frames of the taps that it is given, as the QEMU before it had them, in bytes.
+	Headers []int `json:"headers,omitempty"`
 }
 
 // Generation finds a generation by its number.

@@ -7,12 +7,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"qlive/integration/env"
 	"qlive/integration/lab"
+	"qlive/internal/foreign"
 	"qlive/vmstate"
 )
 
@@ -64,6 +68,21 @@ func handedOn(t *testing.T, program string) {
 	to(env.Installed)
 	d.Restart()
 	look(env.Installed)
+	// The daemon dies while two QEMUs have all of it.
+	d.SetFailpoints("flip.send-ahead.after=kill")
+	d.Restart()
+	vm, err := d.Client.VM(t.Context(), "vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Newest)}, ""); err != nil {
+		t.Fatal(err)
+	}
+	_ = d.AwaitEnd()               // by the failpoint
+	setHeader(t, vm.PID, link, 10) // as it is if it had died a moment before
+	d.SetFailpoints("")
+	d.Start()
+	look(env.Installed)
 	to(env.Newest)
 	look(env.Newest)
 	s.awaitTruth(20)
@@ -72,6 +91,32 @@ func handedOn(t *testing.T, program string) {
 	}
 	if text, err := os.ReadFile(ran); err == nil {
 		t.Errorf("the script that takes the interface down was run for %s", text)
+	}
+}
+
+// setHeader sets the length of the header before each frame of a tap that a process has.
+func setHeader(t *testing.T, pid int, link string, n int) {
+	t.Helper()
+	list, err := foreign.Descriptors(pid, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list, func(d vmstate.HeldDescriptor) bool { return d.Kind == vmstate.HeldTap && d.Name == link })
+	if i < 0 {
+		t.Fatalf("process %d does not have the tap %s: %+v", pid, link, list)
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, list[i].FD, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, n); err != nil {
+		t.Fatal(err)
 	}
 }
 

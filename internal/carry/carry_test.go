@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -132,5 +133,12 @@ func TestTap(t *testing.T) {
 	time.Sleep(3 * watchTick)
 	if n, err := headerLength(tun); n != 10 || err != nil {
 		t.Errorf("the header has %d bytes, %v", n, err)
+	}
+	taps := []*os.File{tun}
+	if err := SetHeaderLengths(taps, []int{12}); err != nil {
+		t.Fatal(err)
+	}
+	if err := SetHeaderLengths(taps, []int{0}); err != nil || !slices.Equal(HeaderLengths(taps), []int{12}) {
+		t.Errorf("the headers have %v bytes, %v", HeaderLengths(taps), err)
 	}
 }

@@ -1,6 +1,7 @@
 package carry
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -40,6 +41,27 @@ func KeepTaps(taps []*os.File) (stop func()) {
 		close(ended)
 		all.Wait()
 	}
+}
+
+// HeaderLengths are those of taps, 0 for what has none.
+func HeaderLengths(taps []*os.File) []int {
+	var list []int
+	for _, f := range taps {
+		n, _ := headerLength(f) // 0
+		list = append(list, n)
+	}
+	return list
+}
+
+// SetHeaderLengths sets those of as many taps, for a QEMU that runs its guest while the one is dead that was started beside it.
+func SetHeaderLengths(taps []*os.File, lengths []int) error {
+	var errs []error
+	for i, f := range taps {
+		if i < len(lengths) && lengths[i] > 0 {
+			errs = append(errs, setHeaderLength(f, lengths[i]))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func headerLength(f *os.File) (n int, err error) {

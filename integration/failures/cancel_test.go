@@ -4,14 +4,11 @@ import (
 	"testing"
 
 	"qlive/integration/env"
-	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
 // A handoff can be cancelled in each phase before the guest stands, whatever it is doing.
-func TestCancel(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func cancel(t *testing.T, s *scene) {
 	tests := []struct {
 		point string
 		phase vmstate.Phase
@@ -96,9 +93,7 @@ func (s *scene) cancelled(t *testing.T, id string, phase vmstate.Phase, before i
 }
 
 // Once the guest stands it is too late to cancel: the handoff goes on to its end.
-func TestTooLateToCancel(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func tooLateToCancel(t *testing.T, s *scene) {
 	for _, way := range vmstate.Ways() {
 		for _, point := range []string{"flip.switch.before", "flip.load.after", "flip.run-target.before", "flip.run-target.after", "flip.end-source.before"} {
 			t.Run(string(way)+"/"+point, func(t *testing.T) {

@@ -10,9 +10,7 @@ import (
 
 // A QEMU that will not leave guest RAM out of a migration is found out before the guest stops. Together with postcopy-ram QEMU itself
 // refuses to, on both sides.
-func TestCapabilityRefused(t *testing.T) {
-	s := newScene(t)
-	s.bootWithMonitor()
+func capabilityRefused(t *testing.T, s *scene) {
 	const words = "Postcopy is not compatible with ignore-shared"
 	for _, version := range []string{env.Installed, env.Newest} {
 		stubborn := s.script(t, "postcopy"+version, version, `INCOMING

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"qlive/integration/env"
-	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
@@ -281,9 +280,7 @@ func (s *scene) pauseSector(t *testing.T) {
 }
 
 // A Linux guest that reboots in the middle of it comes up again, and finds its memory well, by each way; and one that panics.
-func TestLinuxMeanwhile(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{Args: []string{"-device", "VGA"}})
+func linuxMeanwhile(t *testing.T, s *scene) {
 	boots := 1
 	for _, way := range vmstate.Ways() {
 		for _, ahead := range []time.Duration{time.Millisecond, 20 * time.Millisecond} {

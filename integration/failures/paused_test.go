@@ -13,9 +13,7 @@ import (
 
 // A guest that stands is handed over standing, by each way, and stands in the source after a handoff that was undone. What it does when it
 // is let go, it does where it is then.
-func TestPaused(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func pausedGuest(t *testing.T, s *scene) {
 	for _, version := range []string{env.Installed, env.Newest} {
 		for _, way := range vmstate.Ways() {
 			t.Run("from "+version+"/"+string(way), func(t *testing.T) {
@@ -95,7 +93,7 @@ func (s *scene) silent(t *testing.T) {
 	beats := uint64(0)
 	s.Eventually("the guest is silent", func() error {
 		was := beats
-		time.Sleep(100 * time.Millisecond) // fifty beats
+		time.Sleep(50 * time.Millisecond) // 25 beats
 		if beats = s.vm.Report().Beats; beats != was {
 			return fmt.Errorf("it has said %d beats, then %d", was, beats)
 		}

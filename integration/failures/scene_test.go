@@ -54,7 +54,7 @@ func newScene(t *testing.T) *scene {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(bin) })
 	l := lab.New(t, lab.Options{
-		Failpoints: points, MonitorLimit: 8 * time.Second,
+		Failpoints: points, MonitorLimit: 8 * time.Second, ReadFiles: true,
 		Allowed: []string{e.Cache + "/qemu/*/qemu-system-x86_64", bin + "/*"},
 	})
 	s := &scene{Lab: l, points: points, bin: bin}

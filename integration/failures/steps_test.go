@@ -5,15 +5,12 @@ import (
 	"strings"
 	"testing"
 
-	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
 // Each step of each way fails once, before it does anything and after it has done it, with the older QEMU as the source and with the newer.
 // What fails before the target has been told to run is undone, and what fails afterwards changes nothing any more.
-func TestEveryStep(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{Args: []string{"-device", "VGA"}})
+func everyStep(t *testing.T, s *scene) {
 	for _, way := range vmstate.Ways() {
 		t.Run(string(way), func(t *testing.T) {
 			points := s.pointsOf(t, s.other(), way)

@@ -11,9 +11,7 @@ import (
 )
 
 // A binary that must not run is refused before there is a migration, and the answer says what to do.
-func TestBinariesNotAdmitted(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func binariesNotAdmitted(t *testing.T, s *scene) {
 	tests := []struct {
 		name, path string
 		want       want

@@ -59,9 +59,7 @@ func (s *scene) say(t *testing.T, prefix string, n int) (words []string) {
 
 // What is typed on the console reaches the guest, all of it, once and in order: though the QEMU that it was typed for has not read it yet
 // as it gives the guest away, and whoever has the guest in the end.
-func TestTyping(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func typing(t *testing.T, s *scene) {
 	for _, way := range vmstate.Ways() {
 		if !s.canStand(way) {
 			s.works(t, env.Newest, vmstate.WayDeviceState)
@@ -94,9 +92,7 @@ func TestTyping(t *testing.T) {
 }
 
 // Somebody who goes on typing while the guest is handed over again and again does not notice it either.
-func TestTypingOnAndOn(t *testing.T) {
-	s := newScene(t)
-	s.boot(lab.Spec{})
+func typingOnAndOn(t *testing.T, s *scene) {
 	const prefix = "on-"
 	var words []string
 	stop := make(chan struct{})

@@ -54,6 +54,7 @@ type Options struct {
 	Allowed      []string
 	MonitorLimit time.Duration // as the daemon's
 	ContLimit    time.Duration // as the daemon's
+	ReadFiles    bool          // what guests say is read from their consoles' files: sooner than over REST
 	// Configure changes the daemon's configuration; nil changes nothing.
 	Configure func(*daemon.Config)
 }
@@ -81,6 +82,9 @@ func New(t testing.TB, opts Options) *Lab {
 	t.Helper()
 	l := newLab(t)
 	l.follow, l.runDir = l.followConsole, opts.RunDir
+	if opts.ReadFiles {
+		l.follow = l.followFiles
+	}
 	cfg := daemon.Config{
 		Socket: l.Socket, Mount: l.Mount, RunDir: l.RunDir(), StateDir: or(opts.StateDir, filepath.Join(l.Dir, "state")), AllowedBinaries: opts.Allowed,
 	}

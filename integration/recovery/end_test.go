@@ -18,57 +18,54 @@ import (
 
 // SIGTERM undoes what is in flight before the daemon ends, and leaves the guest running. A new binary of the daemon takes it up; numbers of events, the ids of
 // migrations, idempotency keys and the user's own socket go on.
-func TestUpgradeOfTheDaemon(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{})
-	public := filepath.Join(d.Dir, "user.sock")
-	vm := d.Boot(lab.Spec{Guest: small(), Args: []string{"-qmp", "unix:" + public + ",server=on,wait=off"}})
-	spec := vmstate.MigrationSpec{VM: vm.Name, Binary: d.Env.QEMU(env.Newest), Hold: true}
-	m, err := d.Client.Migrate(t.Context(), spec, "my key")
+func upgradeOfTheDaemon(t *testing.T, s *scene) {
+	spec := vmstate.MigrationSpec{VM: s.vm.Name, Binary: s.Env.QEMU(env.Newest), Hold: true}
+	m, err := s.Client.Migrate(t.Context(), spec, "my key")
 	if err != nil {
 		t.Fatal(err)
 	}
-	reach(d, t, m.ID, vmstate.Prepared)
-	seen := lastEvent(t, d, 0)
-	d.Terminate()
-	one(d, t)
-	vm.AwaitBeats(100)
+	reach(s.Daemon, t, m.ID, vmstate.Prepared)
+	seen := lastEvent(t, s.Daemon, 0)
+	s.Terminate()
+	one(s.Daemon, t)
+	s.vm.AwaitBeats(100)
 
-	d.Program = lab.BuildProgram(t, "next")
-	d.Start()
-	if v, err := d.Client.Version(t.Context()); err != nil || v.Version != "next" {
+	s.Program = s.next
+	s.Start()
+	if v, err := s.Client.Version(t.Context()); err != nil || v.Version != "next" {
 		t.Errorf("the daemon is %+v, %v", v, err)
 	}
-	if again := vm.Wait(m.ID); again.Phase != vmstate.Aborted && again.Phase != vmstate.RolledBack {
+	if again := s.vm.Wait(m.ID); again.Phase != vmstate.Aborted && again.Phase != vmstate.RolledBack {
 		t.Errorf("the migration that was in flight is %s", again.Phase)
 	}
-	if again, err := d.Client.Migrate(t.Context(), spec, "my key"); err != nil || again.ID != m.ID {
+	if again, err := s.Client.Migrate(t.Context(), spec, "my key"); err != nil || again.ID != m.ID {
 		t.Errorf("the key gave %s first, and after the restart %s, %v", m.ID, again.ID, err)
 	}
-	if now := lastEvent(t, d, seen.Seq); now.Seq <= seen.Seq || now.Type == vmstate.EventReset && now.Seq < seen.Seq {
+	if now := lastEvent(t, s.Daemon, seen.Seq); now.Seq <= seen.Seq || now.Type == vmstate.EventReset && now.Seq < seen.Seq {
 		t.Errorf("the events were at %d before the restart, and are at %d", seen.Seq, now.Seq)
 	}
-	vm.HandOver(env.Newest, "")
-	if to, err := os.Readlink(public); err != nil || !strings.Contains(to, "/g2/") {
+	s.vm.HandOver(env.Newest, "")
+	if to, err := os.Readlink(s.public); err != nil || !strings.Contains(to, "/g2/") {
 		t.Errorf("the user's socket leads to %q, %v", to, err)
 	}
-	vm.CheckMemory()
+	s.vm.CheckMemory()
 }
 
 // SIGTERM while the guest is being switched over: the handoff goes to an end before the daemon does. It is undone if the guest did not stand yet.
-func TestTerminatedInSwitching(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Failpoints: "flip.load.before=1*delay(400ms)"})
-	vm := d.Boot(lab.Spec{Guest: small()})
-	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), MaxPauseMS: 20_000})
-	reach(d, t, id, vmstate.Switching)
-	d.Terminate()
-	one(d, t)
-	d.Start()
-	m := vm.Wait(id)
+func terminatedInSwitching(t *testing.T, s *scene) {
+	s.SetFailpoints("flip.load.before=1*delay(400ms)")
+	s.Restart()
+	id := s.vm.MigrateNoWait(vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Newest), MaxPauseMS: 20_000})
+	reach(s.Daemon, t, id, vmstate.Switching)
+	s.Terminate()
+	one(s.Daemon, t)
+	s.Start()
+	m := s.vm.Wait(id)
 	has := map[vmstate.Phase]int{vmstate.Completed: m.To.PID, vmstate.RolledBack: m.From.PID}[m.Phase]
-	if v := vm.Show(); v.PID != has || v.Status != vmstate.Running || (m.PauseUS == nil) != (m.Phase == vmstate.RolledBack) {
+	if v := s.vm.Show(); v.PID != has || v.Status != vmstate.Running || (m.PauseUS == nil) != (m.Phase == vmstate.RolledBack) {
 		t.Errorf("the VM is %s, pid %d; the migration is remembered as %+v, error %+v", v.Status, v.PID, m, m.Error)
 	}
-	vm.CheckMemory()
+	s.vm.CheckMemory()
 }
 
 // lastEvent is the first event after number after that comes.
@@ -84,20 +81,25 @@ func lastEvent(t *testing.T, d *lab.Daemon, after uint64) vmstate.Event {
 	return vmstate.Event{}
 }
 
-// What became of a QEMU while no daemon looked is said: one that was killed, one whose guest has powered off, one that hangs.
+// What became of a QEMU while no daemon looked is said: one that was killed, one whose guest has powered off.
 func TestQEMUEndsUnseen(t *testing.T) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
 	for _, tt := range []struct {
 		name   string
+		bare   bool // it need not hear anything
 		end    func(t *testing.T, pid int)
 		status vmstate.Status
 		says   string
 	}{
-		{"killed", func(t *testing.T, pid int) { signal(t, pid, unix.SIGKILL) }, vmstate.Broken, "was killed or crashed while no daemon was watching"},
-		{"powered off", func(t *testing.T, _ int) { powerOff(t, d, "vm1") }, vmstate.Stopped, ""},
+		{"killed", true, func(t *testing.T, pid int) { signal(t, pid, unix.SIGKILL) }, vmstate.Broken, "was killed or crashed while no daemon was watching"},
+		{"powered off", false, func(t *testing.T, _ int) { powerOff(t, d, "vm1") }, vmstate.Stopped, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			vm := d.Boot(lab.Spec{Guest: small()})
+			start := d.Boot
+			if tt.bare {
+				start = d.Lab.Start
+			}
+			vm := start(lab.Spec{Guest: small(), Bare: tt.bare})
 			pid := vm.Show().PID
 			d.Kill()
 			tt.end(t, pid)
@@ -120,9 +122,8 @@ func TestQEMUEndsUnseen(t *testing.T) {
 }
 
 // A QEMU that hangs while it is taken up keeps the daemon from nothing, and its VM is as before once it goes on.
-func TestQEMUHangs(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
-	vm := d.Boot(lab.Spec{Guest: small()})
+func qemuHangs(t *testing.T, s *scene) {
+	d, vm := s.Daemon, s.vm
 	pid := vm.Show().PID
 	d.Kill()
 	signal(t, pid, unix.SIGSTOP)
@@ -153,8 +154,10 @@ func TestQEMUHangs(t *testing.T) {
 // A folder that cannot be read concerns its VM alone; nothing is removed, and its QEMU runs on.
 func TestUnreadableFolder(t *testing.T) {
 	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
-	good := d.Boot(lab.Spec{Name: "good", Guest: small()})
-	bad := d.Boot(lab.Spec{Name: "bad", Guest: small()})
+	good, bad := d.Lab.Start(lab.Spec{Name: "good", Guest: small()}), d.Lab.Start(lab.Spec{Name: "bad", Guest: small()})
+	for _, vm := range []*lab.VM{good, bad} {
+		vm.AwaitBoots(1)
+	}
 	d.Kill()
 	record := filepath.Join(d.RunDir(), "vms/bad/vm.json")
 	text, err := os.ReadFile(record)

@@ -7,7 +7,6 @@ import (
 
 	"qlive/integration/env"
 	"qlive/integration/guest"
-	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
@@ -18,9 +17,8 @@ func small() guest.Params { return guest.Params{FillMiB: 16, DirtyMiB: 2, Verify
 
 // The daemon is killed and started again under a running guest, before and after handoffs. The guest beats on as if nothing had
 // happened, is the same VM to whoever asks, and is handed over again.
-func TestKilledAtRest(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{})
-	vm := d.Boot(lab.Spec{Guest: small()})
+func killedAtRest(t *testing.T, s *scene) {
+	d, vm := s.Daemon, s.vm
 	before := vm.Show()
 	d.Kill()
 	vm.AwaitBeats(1500) // each of them a line on the console, which nobody reads through QEMU

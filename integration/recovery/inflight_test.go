@@ -12,9 +12,8 @@ import (
 )
 
 // The daemon is killed while a handoff holds in prepared: the next one undoes it, the guest has noticed nothing, and the next handoff works.
-func TestKilledInPrepared(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
-	vm := d.Boot(lab.Spec{Guest: small()})
+func killedInPrepared(t *testing.T, s *scene) {
+	d, vm := s.Daemon, s.vm
 	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), Hold: true})
 	reach(d, t, id, vmstate.Prepared)
 	if got := len(d.QEMUs(t)); got != 2 {
@@ -34,9 +33,8 @@ func TestKilledInPrepared(t *testing.T) {
 }
 
 // The daemon dies at a point of the handoff at which the guest stands, and the target may hang, too. The next daemon decides where it goes on, at once.
-func TestKilledWhileTheGuestStands(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true})
-	vm := d.Boot(lab.Spec{Guest: small()})
+func killedWhileTheGuestStands(t *testing.T, s *scene) {
+	d, vm := s.Daemon, s.vm
 	for _, tt := range []struct {
 		point string
 		hangs bool // the target

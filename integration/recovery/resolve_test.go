@@ -13,56 +13,48 @@ import (
 
 // Nobody can say whether a target that hangs has been told to run: the VM stands as failed, across restarts, until a person decides. Each choice is carried out as
 // it says, or refused.
-func TestResolve(t *testing.T) {
-	for _, tt := range []struct {
-		to     string
-		status vmstate.Status
-	}{
-		{"source", vmstate.Running},
-		{"discard", vmstate.Stopped},
-	} {
-		t.Run(tt.to, func(t *testing.T) {
-			d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Failpoints: "flip.run-target.before=kill"})
-			vm := d.Boot(lab.Spec{Guest: small()})
-			target := undecide(t, d, vm)
-			if tt.to == "source" {
-				stands(t, d, vm)
-			}
-			if out, err := d.Qlive("resolve", vm.Name, "--to", tt.to, "--yes"); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			if v := vm.Show(); v.Status != tt.status || v.Error != nil || v.PID == target {
-				t.Errorf("the VM is %s, pid %d, %+v; the target was %d", v.Status, v.PID, v.Error, target)
-			}
-			if tt.to == "discard" {
-				if left := d.QEMUs(t); len(left) > 0 {
-					t.Errorf("QEMUs are left: %v", left)
-				}
-				return
-			}
-			one(d, t)
-			vm.CheckMemory()
-			d.Restart()
-			vm.HandOver(env.Backport, "")
-			vm.CheckMemory()
-		})
+func resolvedToSource(t *testing.T, s *scene) {
+	target := s.undecide(t)
+	stands(t, s.Daemon, s.vm)
+	s.resolve(t, "source", vmstate.Running, target)
+	one(s.Daemon, t)
+	s.vm.CheckMemory()
+	s.Restart()
+	s.vm.HandOver(env.Backport, "")
+	s.vm.CheckMemory()
+}
+
+// The same, and nobody gets the guest.
+func discarded(t *testing.T, s *scene) {
+	s.resolve(t, "discard", vmstate.Stopped, s.undecide(t))
+	if left := s.QEMUs(t); len(left) > 0 {
+		t.Errorf("QEMUs are left: %v", left)
+	}
+}
+
+// resolve decides, and looks at what has come of it. The target may not have the guest.
+func (s *scene) resolve(t *testing.T, to string, status vmstate.Status, target int) {
+	t.Helper()
+	if out, err := s.Qlive("resolve", s.vm.Name, "--to", to, "--yes"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if v := s.vm.Show(); v.Status != status || v.Error != nil || v.PID == target {
+		t.Errorf("the VM is %s, pid %d, %+v; the target was %d", v.Status, v.PID, v.Error, target)
 	}
 }
 
 // undecide has the daemon die when it is about to tell the target to run, stops the target, and starts the next daemon.
-func undecide(t *testing.T, d *lab.Daemon, vm *lab.VM) (target int) {
+func (s *scene) undecide(t *testing.T) (target int) {
 	t.Helper()
-	source := vm.Show().PID
-	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest)})
-	_ = d.AwaitEnd() // by the failpoint
-	target = other(t, d, source)
+	source := s.vm.Show().PID
+	id := s.dies(t, "flip.run-target.before", "")
+	target = other(t, s.Daemon, source)
 	signal(t, target, unix.SIGSTOP)
-	d.SetFailpoints("")
-	d.Start()
-	if m := vm.Wait(id); m.Phase != vmstate.Failed {
+	s.Start()
+	if m := s.vm.Wait(id); m.Phase != vmstate.Failed {
 		t.Fatalf("the migration is %s: %+v", m.Phase, m.Error)
 	}
-	d.Undecided(vm.Name)
+	s.Undecided(s.vm.Name)
 	return target
 }
 

@@ -8,14 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qlive/integration/env"
-	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
 // A QEMU that hangs while its handoff is taken up makes the VM failed, and nothing is done to it; when it goes on, so does the guest, in one of the two.
-func TestSilenceEnds(t *testing.T) {
-	d := lab.NewDaemon(t, lab.DaemonOptions{})
-	vm := d.Boot(lab.Spec{Guest: small()})
+func silenceEnds(t *testing.T, s *scene) {
+	d, vm := s.Daemon, s.vm
 	for _, c := range []struct {
 		name, point string
 		target      bool // it is the target that hangs
@@ -26,11 +24,8 @@ func TestSilenceEnds(t *testing.T) {
 		{"target", "flip.run-target.before", true, "may run the guest now or later", env.Newest},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d.SetFailpoints(c.point + "=kill")
-			d.Restart()
 			source := vm.Show().PID
-			id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest)})
-			_ = d.AwaitEnd() // by the failpoint
+			id := s.dies(t, c.point, "")
 			hangs := source
 			for _, pid := range d.QEMUs(t) {
 				if c.target && pid != source {
@@ -40,7 +35,6 @@ func TestSilenceEnds(t *testing.T) {
 			if err := unix.Kill(hangs, unix.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
-			d.SetFailpoints("")
 			d.Start()
 			d.Undecided(vm.Name)
 			if m := vm.Wait(id); m.Phase != vmstate.Failed || m.Error == nil || !strings.Contains(m.Error.Detail, c.says) {

@@ -13,61 +13,54 @@ import (
 	"qlive/vmstate"
 )
 
-// A handoff that nobody can decide is given to the target by a person: one whose source died when the target had loaded all of the guest, and one on whose RAM
-// a stranger was found. What cannot be done as things are is refused with the reason, and touches nothing.
-func TestResolveToTarget(t *testing.T) {
-	for _, tt := range []struct {
-		name, point string
-		way         vmstate.Way
-		disturb     func(t *testing.T, source, target int) (mend func()) // while no daemon is there
-		says        string                                               // why it cannot be decided
-		refused     map[string]string                                    // the choices that are refused until it is mended, and why
-	}{
-		{"the source is dead", "flip.load.after", vmstate.WayLive, func(t *testing.T, source, _ int) func() {
-			signal(t, source, unix.SIGKILL)
-			return func() {}
-		}, "it is not certain that the target has the guest as it was last", map[string]string{"source": "the source is dead"}},
-		{"a stranger maps the RAM", "flip.run-target.before", vmstate.WayDeviceState, mapRAM,
-			"a process that qlive does not know maps the guest's RAM", map[string]string{
-				"source": "a process that qlive does not know", "target": "a process that qlive does not know",
-			}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			d := lab.NewDaemon(t, lab.DaemonOptions{NoTree: true, Failpoints: tt.point + "=kill"})
-			vm := d.Boot(lab.Spec{Guest: small()})
-			source := vm.Show().PID
-			id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), Way: tt.way})
-			_ = d.AwaitEnd() // by the failpoint
-			target := other(t, d, source)
-			mend := tt.disturb(t, source, target)
-			d.SetFailpoints("")
-			d.Start()
-			if m := vm.Wait(id); m.Phase != vmstate.Failed || m.Error == nil || !strings.Contains(m.Error.Detail, tt.says) {
-				t.Fatalf("the migration is %s: %+v", m.Phase, m.Error)
-			}
-			before := fmt.Sprint(d.QEMUs(t))
-			for to, why := range tt.refused {
-				if out, err := d.Qlive("resolve", vm.Name, "--to", to, "--yes"); err == nil || !strings.Contains(out, why) {
-					t.Errorf("--to %s: %v: %s", to, err, out)
-				}
-			}
-			if now := fmt.Sprint(d.QEMUs(t)); now != before || vm.Show().Status != vmstate.Broken {
-				t.Errorf("after the refusals the QEMUs are %s, were %s, and the VM is %s", now, before, vm.Show().Status)
-			}
-			mend()
-			if out, err := d.Qlive("resolve", vm.Name, "--to", "target", "--yes"); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			if v := vm.Show(); v.Status != vmstate.Running || v.Error != nil || v.PID != target {
-				t.Errorf("the VM is %s, pid %d, %+v; the target is %d", v.Status, v.PID, v.Error, target)
-			}
-			one(d, t)
-			vm.CheckMemory()
-			d.Restart()
-			vm.HandOver(env.Backport, "")
-			vm.CheckMemory()
-		})
+// A handoff that nobody can decide is given to the target by a person: one whose source died when the target had loaded all of the guest. What cannot be done as
+// things are is refused with the reason, and touches nothing.
+func sourceDead(t *testing.T, s *scene) {
+	s.giveToTarget(t, "flip.load.after", vmstate.WayLive, func(t *testing.T, source int) func() {
+		signal(t, source, unix.SIGKILL)
+		return func() {}
+	}, "it is not certain that the target has the guest as it was last", map[string]string{"source": "the source is dead"})
+}
+
+// And one on whose RAM a stranger was found.
+func strangerMaps(t *testing.T, s *scene) {
+	const stranger = "a process that qlive does not know"
+	s.giveToTarget(t, "flip.run-target.before", vmstate.WayDeviceState, mapRAM, stranger+" maps the guest's RAM", map[string]string{"source": stranger, "target": stranger})
+}
+
+// giveToTarget has the daemon die at a point and something happen to the source before the next one looks. That one says why it cannot decide, and until it is mended
+// refuses choices for a reason.
+func (s *scene) giveToTarget(t *testing.T, point string, way vmstate.Way, disturb func(t *testing.T, source int) (mend func()), says string, refused map[string]string) {
+	d, vm := s.Daemon, s.vm
+	source := vm.Show().PID
+	id := s.dies(t, point, way)
+	target := other(t, d, source)
+	mend := disturb(t, source)
+	d.Start()
+	if m := vm.Wait(id); m.Phase != vmstate.Failed || m.Error == nil || !strings.Contains(m.Error.Detail, says) {
+		t.Fatalf("the migration is %s: %+v", m.Phase, m.Error)
 	}
+	before := fmt.Sprint(d.QEMUs(t))
+	for to, why := range refused {
+		if out, err := d.Qlive("resolve", vm.Name, "--to", to, "--yes"); err == nil || !strings.Contains(out, why) {
+			t.Errorf("--to %s: %v: %s", to, err, out)
+		}
+	}
+	if now := fmt.Sprint(d.QEMUs(t)); now != before || vm.Show().Status != vmstate.Broken {
+		t.Errorf("after the refusals the QEMUs are %s, were %s, and the VM is %s", now, before, vm.Show().Status)
+	}
+	mend()
+	if out, err := d.Qlive("resolve", vm.Name, "--to", "target", "--yes"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if v := vm.Show(); v.Status != vmstate.Running || v.Error != nil || v.PID != target {
+		t.Errorf("the VM is %s, pid %d, %+v; the target is %d", v.Status, v.PID, v.Error, target)
+	}
+	one(d, t)
+	vm.CheckMemory()
+	d.Restart()
+	vm.HandOver(env.Backport, "")
+	vm.CheckMemory()
 }
 
 // other is the QEMU that is not pid.
@@ -83,7 +76,7 @@ func other(t *testing.T, d *lab.Daemon, pid int) int {
 }
 
 // mapRAM makes this process map the guest's RAM, until mend is called.
-func mapRAM(t *testing.T, source, _ int) (mend func()) {
+func mapRAM(t *testing.T, source int) (mend func()) {
 	t.Helper()
 	folder := fmt.Sprintf("/proc/%d/fd/", source)
 	entries, err := os.ReadDir(folder)

@@ -49,8 +49,8 @@ integration: ## real QEMUs, real guests, real mounts
 	go test -count=1 -p 3 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -vE '$(ALONE)')
 	go test -count=1 -p 1 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -E '$(ALONE)')
 
-kills: ## every failpoint, every party killed and hung there: the whole matrix
-	KILLS=all SEED=$(SEED) go test -count=1 -v -timeout 0 ./integration/kills
+kills: ## every failpoint, every party killed and hung there; KILLS=cpr,… for a part
+	KILLS=$(or $(KILLS),all) SEED=$(SEED) go test -count=1 -v -timeout 0 ./integration/kills
 
 soak: ## N handoffs (2000) of random guests while everyone is killed; SEED=… FROM=… again
 	N=$(or $(N),2000) SEED=$(SEED) FROM=$(FROM) SOAK=$(SOAK) go test -count=1 -v -timeout 0 -run TestSoak ./integration/soak

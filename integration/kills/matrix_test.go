@@ -6,24 +6,27 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"qlive/integration/env"
-	"qlive/integration/guest"
 	"qlive/integration/kills/stage"
+	"qlive/integration/lab"
 	"qlive/vmstate"
 )
 
 // cell is a case of the matrix.
 type cell struct {
-	way vmstate.Way
+	course stage.Course
 	stage.Strike
 }
 
-func (c cell) name() string { return string(c.way) + "/" + c.Strike.String() }
+func (c cell) name() string { return c.course.String() + "/" + c.Strike.String() }
+
+// usual is the course that a handoff takes if nothing else is asked for.
+func usual() stage.Course { return stage.Course{Way: vmstate.WayDeviceState} }
 
 // strikes are all that can be done at a point.
 func strikes(point string) []stage.Strike {
@@ -38,20 +41,22 @@ func strikes(point string) []stage.Strike {
 	return list
 }
 
-// pointsOfAll are the points of all ways, each with the first way that comes to it.
+// pointsOfAll are the points of mode shared, each with the first way that comes to it.
 func pointsOfAll() []cell {
 	var list []cell
 	for _, way := range vmstate.Ways() {
-		for _, point := range stage.Points(way) {
+		course := stage.Course{Way: way}
+		for _, point := range course.Points() {
 			if !slices.ContainsFunc(list, func(c cell) bool { return c.Point == point }) {
-				list = append(list, cell{way: way, Strike: stage.Strike{Point: point}})
+				list = append(list, cell{course: course, Strike: stage.Strike{Point: point}})
 			}
 		}
 	}
 	return list
 }
 
-// rotation visits each point once. From one to the next it goes on to the next party, and from time to time changes the signal.
+// rotation visits each point of mode shared once, and one of each other course. From one to the next it goes on to the next party, and from time to
+// time changes the signal.
 func rotation(seed int) []cell {
 	var cells []cell
 	for i, c := range pointsOfAll() {
@@ -59,21 +64,42 @@ func rotation(seed int) []cell {
 		c.Strike = all[(seed+i*3+i/2)%len(all)]
 		cells = append(cells, c)
 	}
-	return cells
-}
-
-// everything visits each point of each way with each party and signal; and has a target hang for longer than qlive waits for its answer to cont, so
-// that nobody can say whether it runs the guest until it goes on.
-func everything() []cell {
-	cells := []cell{{vmstate.WayDeviceState, stage.Strike{Party: stage.Target, Signal: unix.SIGSTOP, Point: "flip.run-target.before", Hang: 40 * time.Second}}}
-	for _, way := range vmstate.Ways() {
-		for _, point := range stage.Points(way) {
-			for _, k := range strikes(point) {
-				cells = append(cells, cell{way, k})
-			}
+	for _, course := range stage.Courses() {
+		if course.Way == "" {
+			all := everything(course)
+			cells = append(cells, all[seed*17%len(all)])
 		}
 	}
 	return cells
+}
+
+// everything visits each point of a course with each party and signal; and, once, has a target hang for longer than qlive waits for its answer to cont,
+// so that nobody can say whether it runs the guest until it goes on.
+func everything(course stage.Course) (cells []cell) {
+	if course == usual() {
+		cells = append(cells, cell{course, stage.Strike{Party: stage.Target, Signal: unix.SIGSTOP, Point: "flip.run-target.before", Hang: 40 * time.Second}})
+	}
+	for _, point := range course.Points() {
+		for _, k := range strikes(point) {
+			cells = append(cells, cell{course, k})
+		}
+	}
+	return cells
+}
+
+// courses are those that the variable KILLS names, all of them for the word all; nil if it names none, for a part of the matrix.
+func courses(t *testing.T) (list []stage.Course) {
+	t.Helper()
+	names := os.Getenv("KILLS")
+	for _, course := range stage.Courses() {
+		if names == "all" || slices.Contains(strings.Split(names, ","), course.String()) {
+			list = append(list, course)
+		}
+	}
+	if names != "" && list == nil {
+		t.Fatalf("KILLS=%s: courses are %q", names, stage.Courses())
+	}
+	return list
 }
 
 // number reads a number from the environment.
@@ -90,18 +116,30 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// Wherever a party is killed or hangs, the guest runs in exactly one QEMU afterwards, undisturbed, and the next handoff succeeds; where its
-// only runner was killed, the VM is failed and says why.
+// Wherever a party is killed or hangs, the guest is where the documents say: it runs in exactly one QEMU, undisturbed, and the next handoff succeeds; or,
+// where its only runner was killed, the VM is failed and says why.
 func TestMatrix(t *testing.T) {
 	seed := number(t, "SEED", int(time.Now().Unix()%1000))
-	cells := rotation(seed)
-	if os.Getenv("KILLS") == "all" {
-		cells = everything()
+	var cells []cell
+	huge := false
+	for _, course := range courses(t) {
+		cells = append(cells, everything(course)...)
+		huge = huge || course.Moves
+	}
+	if cells == nil {
+		cells = rotation(seed)
 	}
 	t.Logf("SEED=%d, %d cases", seed, len(cells))
+	if huge {
+		lab.HugePages(t, 256) // the guest's RAM, and what a daemon that was killed may not have given back yet
+	}
 	m := newMatrix(t)
+	m.huge = huge
 	for _, c := range cells {
 		t.Run(c.name(), func(t *testing.T) { m.visit(t, c) })
+	}
+	if !t.Failed() {
+		m.checkCourses(t)
 	}
 	t.Logf("%d cases, %d guests started, %d of them lost with their only runner; %s", len(cells), m.boots, m.lost, m.ends())
 }
@@ -109,11 +147,16 @@ func TestMatrix(t *testing.T) {
 // matrix is the guest that goes from case to case as long as it lives.
 type matrix struct {
 	*stage.Stage
-	guest *stage.Guest // nil until one is needed
-	at    int          // of the next version
-	boots int
-	lost  int
-	count map[string]int
+	guest       *stage.Guest // nil until one is needed
+	kind        vmstate.Mode // that it can take
+	at          int          // of the next version
+	huge        bool         // there are huge pages to move it into
+	bare        bool         // guests need not say anything: each is lost at once
+	boots       int
+	lost        int
+	count       map[string]int // how handoffs that were struck have ended
+	struck      map[string]int // cases, by course
+	undisturbed map[string]int // handoffs that were left alone, by course
 }
 
 func newMatrix(t *testing.T) *matrix {
@@ -126,22 +169,11 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	return &matrix{Stage: s, count: make(map[string]int)}
+	return &matrix{Stage: s, count: make(map[string]int), struck: make(map[string]int), undisturbed: make(map[string]int)}
 }
 
 // ends counts how the handoffs have ended.
 func (m *matrix) ends() string { return fmt.Sprint(m.count) }
-
-// shape is a small guest with something of everything.
-func shape() stage.Shape {
-	return stage.Shape{QEMU: env.Installed, MiB: 256, Args: []string{"-device", "VGA"}, Load: guest.Params{FillMiB: 16, DirtyMiB: 2, VerifySecs: -1}}
-}
-
-// next is what the guest is handed over to: from the oldest to the newest and back.
-func (m *matrix) next() string {
-	m.at++
-	return []string{env.Installed, env.Newest}[m.at%2]
-}
 
 // visit is one case: a strike in the middle of a handoff, then a handoff that must succeed.
 func (m *matrix) visit(t *testing.T, c cell) { m.survives(t, c, m.strike(t, c)) }
@@ -149,7 +181,8 @@ func (m *matrix) visit(t *testing.T, c cell) { m.survives(t, c, m.strike(t, c)) 
 // strike starts a handoff and strikes. One that is over before it comes to the place, because the machine is slow, is repeated with more time.
 func (m *matrix) strike(t *testing.T, c cell) *stage.Blow {
 	t.Helper()
-	for _, limit := range []time.Duration{2 * time.Second, 40 * time.Second} { // short at first, so that who hangs is given up soon
+	m.struck[c.course.String()]++
+	for _, limit := range limits(c.course) {
 		if blow := m.strikeWithin(t, c, limit); !blow.Missed {
 			return blow
 		}
@@ -165,10 +198,14 @@ func (m *matrix) strikeWithin(t *testing.T, c cell, limit time.Duration) *stage.
 	if _, err := m.Restart(ctx, unix.SIGKILL, c.Failpoints(1)); err != nil {
 		m.fail(t, "arming the failpoint", err)
 	}
-	if err := m.needGuest(t); err != nil {
+	if err := m.needGuest(ctx, c.course); err != nil {
 		m.fail(t, "a guest", err)
 	}
-	spec := vmstate.MigrationSpec{Binary: m.Env.QEMU(m.next()), Way: c.way, TimeoutS: int(limit.Seconds()), MaxPauseMS: int(limit.Milliseconds()) / 2}
+	spec, _, err := m.spec(ctx, c.course)
+	if err != nil {
+		m.fail(t, "a handoff", err)
+	}
+	spec.TimeoutS, spec.MaxPauseMS = int(limit.Seconds()), int(limit.Milliseconds())/2
 	blow, err := m.Stage.Strike(ctx, m.guest, spec, c.Strike)
 	if err != nil {
 		m.fail(t, "striking", err)
@@ -201,6 +238,9 @@ func (m *matrix) survives(t *testing.T, c cell, blow *stage.Blow) {
 	}
 	m.count[string(out.Phase)]++
 	t.Logf("struck in %s, ended as %q in %v, lost: %v, resolved: %q: %s", blow.Phase, out.Phase, out.Took.Round(time.Millisecond), out.Lost, out.Resolved, out.Why)
+	if err := documented(c, blow, out); err != nil {
+		t.Error(err)
+	}
 	if out.Lost {
 		m.lost++
 		if err := checkReason(blow, m.guest.Name, out); err != nil {
@@ -208,8 +248,8 @@ func (m *matrix) survives(t *testing.T, c cell, blow *stage.Blow) {
 		}
 		err = m.Remove(ctx, m.guest)
 		m.guest = nil
-	} else if err = m.HandOver(ctx, m.guest, vmstate.MigrationSpec{Binary: m.Env.QEMU(m.next()), Way: c.way}); err == nil {
-		err = m.guest.Verify(ctx)
+	} else {
+		err = m.handOver(ctx, c.course)
 	}
 	if err != nil {
 		m.fail(t, "the next handoff", err)
@@ -224,13 +264,4 @@ func (m *matrix) fail(t *testing.T, what string, err error) {
 	}
 	m.guest = nil
 	t.Fatalf("%s: %v", what, err)
-}
-
-func (m *matrix) needGuest(t *testing.T) (err error) {
-	if m.guest != nil {
-		return nil
-	}
-	m.boots++
-	m.guest, err = m.Boot(t.Context(), shape())
-	return err
 }

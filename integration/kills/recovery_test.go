@@ -2,6 +2,8 @@ package kills_test
 
 import (
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,13 +35,23 @@ func twice() []struct{ first, second string } {
 }
 
 // both are a QEMU and the daemon at once: the next daemon finds the QEMU dead or mute.
-func both() []stage.Strike {
-	var list []stage.Strike
-	for _, point := range []string{"flip.compare-devices.before", "flip.stop.after", "flip.load.after", "flip.run-target.before", "flip.run-target.after", "flip.end-source.before"} {
-		for _, k := range strikes(point) {
-			if k.Party != stage.Daemon {
-				k.And = true
-				list = append(list, k)
+func both() []cell {
+	var list []cell
+	for _, at := range []struct {
+		course stage.Course
+		steps  string
+	}{
+		{usual(), "compare-devices.before stop.after load.after run-target.before run-target.after end-source.before"},
+		{stage.Course{Moves: true}, "move-memory.before move-memory.after load.after"},
+		{stage.Course{Mode: vmstate.ModeCPR}, "offer.after migrate.after run-target.after"},
+		{stage.Course{Mode: vmstate.ModePostcopy}, "begin.after run-target.after receive.before"},
+	} {
+		for _, step := range strings.Fields(at.steps) {
+			for _, k := range strikes("flip." + step) {
+				if k.Party != stage.Daemon {
+					k.And = true
+					list = append(list, cell{at.course, k})
+				}
 			}
 		}
 	}
@@ -49,13 +61,13 @@ func both() []stage.Strike {
 // A daemon that dies together with a QEMU, or while one hangs: the next one does not wait for it without end, and takes it for what it is.
 func TestKilledTogether(t *testing.T) {
 	seed := number(t, "SEED", int(time.Now().Unix()%1000))
+	courses := courses(t)
 	t.Logf("SEED=%d", seed)
 	m := newMatrix(t)
-	for i, k := range both() {
-		if os.Getenv("KILLS") != "all" && (i+i/4+seed)%4 != 0 {
+	for i, c := range both() {
+		if courses == nil && (c.course != usual() || (i+i/4+seed)%4 != 0) || courses != nil && !slices.Contains(courses, c.course) {
 			continue
 		}
-		c := cell{vmstate.WayDeviceState, k}
 		t.Run(c.name(), func(t *testing.T) { m.visit(t, c) })
 	}
 }
@@ -75,7 +87,7 @@ func TestKilledTwice(t *testing.T) {
 
 func (m *matrix) killTwice(t *testing.T, first, second string) {
 	ctx := t.Context()
-	c := cell{vmstate.WayDeviceState, stage.Strike{Party: stage.Daemon, Signal: unix.SIGKILL, Point: first}}
+	c := cell{usual(), stage.Strike{Party: stage.Daemon, Signal: unix.SIGKILL, Point: first}}
 	blow := m.strike(t, c)
 	hit, err := m.KillAtStart(ctx, second)
 	if err != nil {

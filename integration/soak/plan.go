@@ -85,7 +85,7 @@ func drawStrike(r *rand.Rand, way vmstate.Way) stage.Strike {
 	for {
 		k := stage.Strike{Party: pick(r, stage.Daemon, stage.Daemon, stage.Source, stage.Target, stage.Target), Signal: pick(r, unix.SIGKILL, unix.SIGKILL, unix.SIGSTOP)}
 		if r.IntN(4) > 0 {
-			k.Point = pick(r, stage.Points(way)...)
+			k.Point = pick(r, stage.Course{Way: way}.Points()...)
 		} else {
 			k.After = time.Duration(r.IntN(300_000)) * time.Microsecond
 		}

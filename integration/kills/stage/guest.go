@@ -21,6 +21,7 @@ type Shape struct {
 	CPUs    int    // 1 if 0
 	Args    []string
 	Load    guest.Params
+	Bare    bool // no kernel: it sits in its firmware and says nothing
 }
 
 // Guest is a guest that was started, and its witness.
@@ -28,34 +29,48 @@ type Guest struct {
 	Name  string
 	Shape Shape
 	*Witness
-	stage *Stage
-	tags  int
+	stage    *Stage
+	stranger *stranger // that had it first; nil if the daemon has started it
+	tags     int
 }
 
 // settledBeats are beats that show that a guest goes on.
 const settledBeats = 20
 
-// Boot starts a guest and waits until it has filled its memory and beats.
+// Boot starts a guest and, unless it is bare, waits until it has filled its memory and beats.
 func (s *Stage) Boot(ctx context.Context, shape Shape) (*Guest, error) {
-	s.guests++
-	g := &Guest{Name: fmt.Sprintf("vm%d", s.guests), Shape: shape, stage: s}
-	g.Witness = NewWitness(s.vms(), g.Name)
-	s.open[g.Name] = g
+	g := s.newGuest(shape)
 	spec := vmstate.VMSpec{Name: g.Name, Binary: s.Env.QEMU(shape.QEMU), Args: s.arguments(g.Name, shape)}
 	if _, err := s.Client.StartVM(ctx, spec); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", g.Name, err)
 	}
-	err := Eventually(ctx, g.Name+" has filled its memory", Limit, func() error {
+	if shape.Bare {
+		return g, nil
+	}
+	if err := s.filled(ctx, g); err != nil {
+		return nil, err
+	}
+	return g, g.GoesOn(ctx)
+}
+
+// newGuest is a guest that is about to be started, and is watched from now on.
+func (s *Stage) newGuest(shape Shape) *Guest {
+	s.guests++
+	g := &Guest{Name: fmt.Sprintf("vm%d", s.guests), Shape: shape, stage: s}
+	g.Witness = NewWitness(s.vms(), g.Name)
+	s.open[g.Name] = g
+	return g
+}
+
+// filled waits until a guest has filled its memory.
+func (s *Stage) filled(ctx context.Context, g *Guest) error {
+	return Eventually(ctx, g.Name+" has filled its memory", Limit, func() error {
 		boots := g.Report().Boots
 		if len(boots) == 0 || boots[0].Fill == nil {
 			return fmt.Errorf("last: %q", g.Last())
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return g, g.GoesOn(ctx)
 }
 
 func (s *Stage) arguments(name string, shape Shape) []string {
@@ -66,7 +81,9 @@ func (s *Stage) arguments(name string, shape Shape) []string {
 	args := []string{
 		"-name", "guest=" + name + ",debug-threads=on", "-accel", "tcg", "-cpu", "qemu64", "-machine", machine, "-smp", strconv.Itoa(max(shape.CPUs, 1)),
 		"-m", strconv.Itoa(max(shape.MiB, 128)), "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
-		"-kernel", s.Env.Kernel, "-initrd", s.initrd, "-append", guest.Append(shape.Load),
+	}
+	if !shape.Bare {
+		args = append(args, "-kernel", s.Env.Kernel, "-initrd", s.initrd, "-append", guest.Append(shape.Load))
 	}
 	return append(args, shape.Args...)
 }
@@ -124,6 +141,7 @@ func (s *Stage) drop(g *Guest) error {
 	}
 	for deadline := time.Now().Add(Limit / 6); len(g.Living()) > 0 && time.Now().Before(deadline); time.Sleep(lookEvery) {
 	}
+	errs = append(errs, g.endStranger())
 	g.Witness.Close()
 	return errors.Join(errs...)
 }

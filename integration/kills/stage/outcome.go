@@ -15,6 +15,7 @@ import (
 // Outcome is what has become of a guest after a handoff.
 type Outcome struct {
 	Phase    vmstate.Phase // in which the handoff ended; empty if it had not been written down before its daemon died
+	In       Party         // who has the guest; empty if it is lost
 	Lost     bool          // the guest runs nowhere any more: its only runner was killed
 	Resolved string        // what was decided, where the daemon asked for a decision; empty if it did not
 	Why      string        // the daemon's word on a handoff that did not complete, or a guest that is lost
@@ -37,9 +38,18 @@ func (b *Blow) mayBeLost() bool {
 	}
 	switch b.Phase {
 	case vmstate.Committing, vmstate.Committed, vmstate.Draining, vmstate.Completed:
-		return b.Party == Target
+		// In postcopy neither has all of the guest until the last page has come.
+		return b.Party == Target || b.Party == Source && b.Mode == vmstate.ModePostcopy
 	}
 	return b.Party == Source
+}
+
+// keeper is who has the guest, which runs in one of the two.
+func (b *Blow) keeper(g *Guest) Party {
+	if living := g.Living(); len(living) == 1 && living[0].PID == b.Source.PID {
+		return Source
+	}
+	return Target
 }
 
 // Settle waits until a guest and its last handoff have come to rest, and checks that the guest runs in exactly one QEMU, which is the one that the daemon
@@ -50,6 +60,8 @@ func (s *Stage) Settle(ctx context.Context, g *Guest, blow *Blow) (out Outcome, 
 		out.Took = time.Since(began)
 		if err != nil {
 			err = fmt.Errorf("%s: %w\n%s", g.Name, err, s.evidence(ctx, g))
+		} else if !out.Lost && blow != nil && blow.Source != nil {
+			out.In = blow.keeper(g)
 		}
 	}()
 	vm, err := s.settled(ctx, g, blow)

@@ -75,6 +75,7 @@ func (k Strike) Failpoints(n int) string {
 // Blow is a strike that was made.
 type Blow struct {
 	Strike
+	Mode      vmstate.Mode  // of the handoff, as it was asked for
 	Migration string        // id of the handoff; empty if it was not heard of before its daemon died
 	Phase     vmstate.Phase // of the handoff when it was struck, from the journal; planned if that says nothing yet
 	Source    *QEMU         // that had the guest before
@@ -113,7 +114,7 @@ func (s *Stage) Strike(ctx context.Context, g *Guest, spec vmstate.MigrationSpec
 	if len(living) != 1 {
 		return nil, fmt.Errorf("%d QEMUs of %s live before the handoff", len(living), g.Name)
 	}
-	blow := &Blow{Strike: k, Source: living[0]}
+	blow := &Blow{Strike: k, Mode: spec.Mode, Source: living[0]}
 	spec.VM = g.Name
 	before, err := s.lastRecord(g.Name)
 	if err != nil {

@@ -39,6 +39,7 @@ type Daemon struct {
 	pulse      *pulse
 	taken      chan struct{} // closed once every guest that an earlier daemon has left is taken up
 	cgroups    cgroups
+	lull       lull
 	trust      vmstate.Trust // in the host's users; set by Open
 
 	condition   *condition

@@ -110,7 +110,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
 		Rehouse: run.rehousing(spec.Memory),
 		Scripts: m.runsScripts(source), Alone: run.alone,
-		Gate: &m.gate, Quiet: m.hush, Log: m.log,
+		Gate: &m.gate, Quiet: run.quiet, Log: m.log,
 	})
 	if err := record.WriteMigration(m.d.cfg.vmDir(m.spec.Name), run.handoff.Migration()); err != nil {
 		return vmstate.Migration{}, err
@@ -187,11 +187,18 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	return g.side, err
 }
 
+// quiet is called right before the guest is stopped.
+func (r *run) quiet() {
+	r.m.d.lull.begin()
+	r.m.hush()
+}
+
 // publish shows the handoff, and its regions as those of the VM. The VM is what the handoff says before anybody can read it: from
 // committed on it is the target that has the guest, and with the end the VM is free for the next handoff.
 func (r *run) publish(v vmstate.Migration) {
 	m := r.m
 	if v.Phase == vmstate.Committed || v.Phase.Ended() {
+		defer m.d.lull.end()
 		defer m.heed() // when the VM has been seen to be in the one or the other
 	}
 	m.mu.Lock()

@@ -55,7 +55,7 @@ type Config struct {
 	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
 	// the guest.
 	Gate sync.Locker
-	// Quiet is called right before the guest is stopped: from then on nothing is said to the source's guest. nil for nothing to do.
+	// Quiet is called right before the guest is stopped: from then on nothing is said to the source's guest, and readers wait a while. nil for nothing to do.
 	Quiet func()
 	Log   zerolog.Logger
 }

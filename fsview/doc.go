@@ -14,7 +14,8 @@
 //
 //   - A file is rendered when it is opened, from the newest [vmstate.Snapshot], and the descriptor keeps
 //     what it got: one open, one moment. Nothing here asks QEMU, or waits for anybody, but the
-//     file events (until something happens) and a write to ctl (until the command is accepted or refused).
+//     file events (until something happens), a write to ctl (until the command is accepted or refused), and whoever
+//     looks something up or opens it while a guest stands (until that is over, milliseconds at most: see [Source]).
 //   - Nodes hold a path and nothing else. Every request finds its object by that path in the newest
 //     snapshot; there is no second copy of the state that could go stale, and a lookup costs the same
 //     memory for one VM as for ten thousand.

@@ -17,6 +17,7 @@ type fake struct {
 	answer  atomic.Pointer[vmstate.Error] // of commands, if control is not set; nil accepts them
 	control func(ctx context.Context, vm string, cmd fsview.Command, caller fsview.Caller) error
 	look    func(vm string)
+	lull    atomic.Pointer[func() <-chan struct{}]
 	backlog int // events that a listener may fall behind
 
 	mu     sync.Mutex
@@ -32,6 +33,13 @@ func newFake(s *vmstate.Snapshot) *fake {
 }
 
 func (f *fake) Snapshot() *vmstate.Snapshot { return f.snap.Load() }
+
+func (f *fake) Lull() <-chan struct{} {
+	if lull := f.lull.Load(); lull != nil {
+		return (*lull)()
+	}
+	return nil
+}
 
 func (f *fake) Look(vm string) {
 	if f.look != nil {

@@ -58,6 +58,7 @@ func (n *node) join(name string) string {
 
 // Lookup finds name in the folder that n is.
 func (n *node) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	n.tree.sitOut()
 	path := n.join(name)
 	m := n.tree.moment()
 	found, ok := m.at(path)
@@ -116,6 +117,7 @@ func (n *node) Getattr(_ context.Context, f fs.FileHandle, out *fuse.AttrOut) sy
 
 // Open takes hold of a file.
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	n.tree.sitOut()
 	if vm, file, below := strings.Cut(n.path, "/"); below && (file == "outdated" || file == "state.json") {
 		n.tree.source.Look(vm) // whoever reads it will act on it
 	}
@@ -197,6 +199,14 @@ func (n *node) Rmdir(context.Context, string) syscall.Errno { return syscall.EPE
 // Rename refuses.
 func (n *node) Rename(context.Context, string, fs.InodeEmbedder, string, uint32) syscall.Errno {
 	return syscall.EPERM
+}
+
+// sitOut returns when there is no lull, or the one that there was is over. Whoever opens a file by its path looks something up first, and whoever
+// has a folder open opens: who waits there has cost next to nothing yet, and gets what is true when the lull is over.
+func (t *FS) sitOut() {
+	if over := t.source.Lull(); over != nil {
+		<-over
+	}
 }
 
 // moment is the tree as it is now.

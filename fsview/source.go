@@ -13,6 +13,9 @@ import (
 type Source interface {
 	// Snapshot is the newest state. It never blocks and never returns nil.
 	Snapshot() *vmstate.Snapshot
+	// Lull is nil, or what is closed when readers may go on, which is within milliseconds, whatever any QEMU does: while a guest stands in its
+	// handoff the processors are for its QEMUs.
+	Lull() <-chan struct{}
 	// Look makes the next snapshot say whether the file of the VM's binary has been replaced by now. It never waits for QEMU.
 	Look(vm string)
 	// Subscribe opens a place in the stream of events after event number after; with 0 from now on, and

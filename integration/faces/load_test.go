@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,6 +162,50 @@ func (w *watchers) signal(t *testing.T, sig unix.Signal) {
 	}
 }
 
+// shown makes sure that whoever has been answered that a handoff is complete finds it so in the tree.
+func (s *scene) shown(t *testing.T, m vmstate.Migration) {
+	t.Helper()
+	for range 20 {
+		got := []string{s.Cat("vm1", "status"), s.Cat("vm1", "pid"), s.Cat("vm1", "migration", "id"), s.Cat("vm1", "migration", "phase")}
+		if want := []string{"running", fmt.Sprint(m.To.PID), m.ID, "completed"}; !slices.Equal(got, want) {
+			t.Fatalf("once it is said to be complete the tree says %q, want %q", got, want)
+		}
+	}
+}
+
+// told follows a handoff by its events, and makes sure that the tree shows what has been told, or what came after it.
+func (s *scene) told(t *testing.T, m vmstate.Migration) {
+	t.Helper()
+	rank := func(p vmstate.Phase) int {
+		return slices.IndexFunc(vmstate.Phases(), func(row vmstate.PhaseInfo) bool { return row.Phase == p })
+	}
+	l := s.listen(t, "/events", "")
+	defer l.leave()
+	for {
+		e := l.next(t)
+		var now vmstate.Migration
+		switch e.name {
+		case "reset":
+			now = into[vmstate.Migration](t, s.ask(t, "GET", "/migrations/"+m.ID, ""), http.StatusOK) // it may be far already
+		case "migration":
+			if err := json.Unmarshal(e.data.Data, &now); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			continue
+		}
+		if got := vmstate.Phase(s.Cat("migrations", m.ID, "phase")); now.ID == m.ID && rank(got) < rank(now.Phase) {
+			t.Fatalf("when %s is told the tree says %s", now.Phase, got)
+		}
+		if now.ID == m.ID && now.Phase.Ended() {
+			if now.Phase != vmstate.Completed {
+				t.Fatalf("it is %s: %+v", now.Phase, now.Error)
+			}
+			return
+		}
+	}
+}
+
 // A thousand readers of status and a handoff do not wait for each other: each reader is answered, again and again, while a guest stands in
 // the middle of its handoff, and a handoff goes through while readers are stopped wherever they are. What they cost each other where there are
 // not processors enough is for `qlive bench --rows readers` to say.
@@ -183,9 +228,10 @@ func TestThousandReaders(t *testing.T) {
 	s.vm.HandOver(env.Installed, "")
 	w.signal(t, unix.SIGCONT)
 
-	for i := range 4 { // with all of them at it
-		s.vm.HandOver([]string{env.Newest, env.Installed}[i%2], "")
+	for i := range 3 { // with all of them at it
+		s.shown(t, s.vm.HandOver([]string{env.Newest, env.Installed}[i%2], ""))
 	}
+	s.told(t, s.begin(t, vmstate.MigrationSpec{Binary: s.Env.QEMU(env.Installed), MaxPauseMS: 20_000}))
 	if err := w.stdin.Close(); err != nil {
 		t.Error(err)
 	}

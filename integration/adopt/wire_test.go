@@ -43,11 +43,15 @@ type wire struct {
 }
 
 // tapUp takes an interface up and makes ready to ping the guest whose card there has this MAC address (RFC 4291, appendix A).
-func tapUp(t *testing.T, name string, mac net.HardwareAddr) *wire {
+func tapUp(t *testing.T, l *lab.Lab, name string, mac net.HardwareAddr) *wire {
 	t.Helper()
-	if out, err := exec.Command("ip", "link", "set", name, "up").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	l.Eventually("the interface is up", func() error {
+		out, err := exec.Command("ip", "link", "set", name, "up").CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
 	link, err := net.InterfaceByName(name)
 	if err != nil {
 		t.Fatal(err)

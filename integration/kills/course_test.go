@@ -79,9 +79,9 @@ func (m *matrix) spec(ctx context.Context, c stage.Course) (vmstate.MigrationSpe
 		if err != nil {
 			return s, c, err
 		}
-		s.Memory = &vmstate.MemorySpec{Backing: vmstate.Memfd}
+		s.Memory = &vmstate.MemorySpec{Backing: vmstate.Memfd, Nodes: []int{0}} // with nodes it is other memory, even if it is a memfd already
 		if m.huge && len(vm.Regions) > 0 && vm.Regions[0].Backing == vmstate.Memfd {
-			s.Memory.Backing = vmstate.Hugetlb
+			s.Memory = &vmstate.MemorySpec{Backing: vmstate.Hugetlb}
 		}
 	}
 	return s, c, nil
@@ -115,7 +115,7 @@ func (m *matrix) handOver(ctx context.Context, c stage.Course) error {
 	return err
 }
 
-// steps are those that the guest's last handoff has taken, in the order of their ends.
+// steps are those that the guest's last handoff has taken, in the order of their beginnings.
 func (m *matrix) steps(ctx context.Context) (names []string, err error) {
 	list, err := m.Client.Migrations(ctx, m.guest.Name)
 	if err != nil {
@@ -127,10 +127,10 @@ func (m *matrix) steps(ctx context.Context) (names []string, err error) {
 	}
 	var trace struct {
 		Events []struct {
-			Name string            `json:"name"`
-			Kind string            `json:"ph"`
-			Lane int               `json:"tid"`
-			Args map[string]string `json:"args"`
+			Name string         `json:"name"`
+			Kind string         `json:"ph"`
+			Lane int            `json:"tid"`
+			Args map[string]any `json:"args"`
 		} `json:"traceEvents"`
 	}
 	if err := json.Unmarshal(text, &trace); err != nil {

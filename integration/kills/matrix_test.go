@@ -213,13 +213,14 @@ func (m *matrix) strikeWithin(t *testing.T, c cell, limit time.Duration) *stage.
 	if !blow.Missed {
 		return blow
 	}
-	t.Logf("nobody was struck within %v", limit)
 	if _, err := m.StartDaemon(ctx, ""); err != nil {
 		m.fail(t, "the daemon's next start", err)
 	}
-	if _, err := m.Settle(ctx, m.guest, blow); err != nil {
+	out, err := m.Settle(ctx, m.guest, blow)
+	if err != nil {
 		m.fail(t, "after a handoff that was over too soon", err)
 	}
+	t.Logf("nobody was struck within %v: %s", limit, out.Why)
 	return blow
 }
 

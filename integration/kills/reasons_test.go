@@ -39,7 +39,7 @@ func reasons() []reason {
 	after := []vmstate.Phase{vmstate.Committed, vmstate.Draining, vmstate.Completed}
 	committing := []vmstate.Phase{vmstate.Committing}
 	return []reason{
-		{vmstate.ModePostcopy, stage.Source, committing, false, []string{killed, untold, "the guest is lost: the source died as it let go of it" + apart}},
+		{vmstate.ModePostcopy, stage.Source, append(before, committing...), false, []string{killed, untold, "the guest is lost: the source died as it let go of it" + apart}},
 		{vmstate.ModePostcopy, stage.Source, after, false, []string{"the guest is lost: the source died before all pages had come" + apart}},
 		{vmstate.ModePostcopy, stage.Target, committing, false, []string{killed, untold, "the guest is lost: the target ended as it took it: WHY" + apart}},
 		{vmstate.ModePostcopy, stage.Target, after, false, []string{killed, untold, "the guest is lost: the target died before all pages had come" + apart}},

@@ -76,9 +76,9 @@ func (c Course) walk(begins, ends func(step string)) {
 	}
 }
 
-// Steps are the names of the steps of a handoff, in the order of their ends.
+// Steps are the names of the steps of a handoff, in the order of their beginnings.
 func (c Course) Steps() (names []string) {
-	c.walk(func(string) {}, func(step string) { names = append(names, step) })
+	c.walk(func(step string) { names = append(names, step) }, func(string) {})
 	return names
 }
 

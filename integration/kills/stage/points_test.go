@@ -11,7 +11,7 @@ import (
 func TestPoints(t *testing.T) {
 	c := Course{Way: vmstate.WayLive}
 	steps, points := strings.Join(c.Steps(), " "), strings.Join(c.Points(), " ")
-	if want := "prime look migrate load switch run-target end-source"; !strings.HasSuffix(steps, " "+want) {
+	if want := "prime switch look migrate load run-target end-source"; !strings.HasSuffix(steps, " "+want) {
 		t.Errorf("steps are %s, want the end %s", steps, want)
 	}
 	if want := "flip.switch.before flip.look.before flip.look.after"; !strings.Contains(points, want) {

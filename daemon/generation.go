@@ -46,7 +46,9 @@ type plan struct {
 
 // planGeneration finds out what the binary is and writes the command line for it; nothing is started. The mode is that of the handoff that it is to
 // be the target of; without one it begins with the guest.
-func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts cmdline.Facts, number int, mode vmstate.Mode) (*plan, error) {
+//
+// Promised: the RAM's huge pages are promised as it is filled.
+func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts cmdline.Facts, number int, mode vmstate.Mode, promised bool) (*plan, error) {
 	incoming := mode != ""
 	info, err := m.d.prober.Probe(ctx, binary)
 	if err != nil {
@@ -68,7 +70,7 @@ func (m *machine) planGeneration(ctx context.Context, binary *qemu.Binary, facts
 		p.score = waitingScore
 	}
 	p.line, err = cmdline.Rewrite(m.spec.Args, facts, cmdline.Placement{
-		Dir: p.dir, Incoming: incoming, Given: mode == vmstate.ModeCPR, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
+		Dir: p.dir, Incoming: incoming, Given: mode == vmstate.ModeCPR, Promised: promised, Version: info.Version, ProcessName: qemu.ProcessName(binary.Path),
 		Vhost: m.place.user != nil,
 	})
 	return p, err

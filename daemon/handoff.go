@@ -145,11 +145,11 @@ type run struct {
 }
 
 func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
-	facts := r.m.facts
-	if r.memory != nil {
+	facts, moved := r.m.facts, r.memory != nil
+	if moved {
 		facts.PageBytes = r.memory.PageBytes
 	}
-	p, err := r.m.planGeneration(ctx, r.binary, facts, r.number, r.mode)
+	p, err := r.m.planGeneration(ctx, r.binary, facts, r.number, r.mode, moved && r.memory.Backing != vmstate.Memfd)
 	if err != nil {
 		return vmstate.QEMUProcess{}, err
 	}

@@ -14,7 +14,7 @@ import (
 
 // launch starts the VM's first QEMU: checked before the guest's first instruction, then let go.
 func (m *machine) launch(ctx context.Context, binary *qemu.Binary) (err error) {
-	p, err := m.planGeneration(ctx, binary, m.facts, 0, "")
+	p, err := m.planGeneration(ctx, binary, m.facts, 0, "", false)
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,9 @@ func (h *Handoff) makeMemory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := mover.Promise(); err != nil {
+		return memory.ExplainShort(err, h.cfg.Migration.VM, mover.InFlightBytes())
+	}
 	e, err := mover.Estimate(ctx)
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@
 //   - Huge pages are promised before Create returns: the kernel reserves them for the file when it is
 //     mapped for the first time, and the reservation stays with the file, whoever maps it next, until the
 //     file is gone. So a pool that is too small is refused before QEMU starts and the guest's first touch
-//     of a page finds one. Nothing is zeroed and no NUMA node is chosen beforehand: pages appear where
+//     of a page finds one. Only a file that [Remake] makes of pages that another one has is promised them later,
+//     by whoever moves the RAM ([Region.Promise]). Nothing is zeroed and no NUMA node is chosen beforehand: pages appear where
 //     QEMU's memory policy wants them.
 //   - Punching a hole (a balloon, free page reporting) gives back the page and its promise. The next
 //     mapping of the file, that of the next QEMU, reserves the holes anew, or fails before the guest stops.

@@ -171,15 +171,20 @@ func (h host) explain(err error, vm string, plans []plan) error {
 	if !errors.As(err, &short) {
 		return err
 	}
+	var need uint64
+	for _, p := range plans {
+		if p.pageBytes == short.plan.pageBytes && p.backing != vmstate.Memfd {
+			need += p.want.SizeBytes / p.pageBytes
+		}
+	}
+	return h.explainShort(err, short, vm, need)
+}
+
+// explainShort says that a VM wanted so many pages.
+func (h host) explainShort(err error, short *shortage, vm string, need uint64) error {
 	pool, poolErr := h.pool(short.plan.pageBytes)
 	if poolErr != nil {
 		return errors.Join(err, poolErr)
-	}
-	var need uint64
-	for _, p := range plans {
-		if p.pageBytes == pool.pageBytes && p.backing != vmstate.Memfd {
-			need += p.want.SizeBytes / p.pageBytes
-		}
 	}
 	available := pool.available()
 	e := vmstate.Errorf(vmstate.Exhausted,

@@ -64,7 +64,7 @@ func (h host) fit(r *Region) error {
 			return r.hostError("seal", err)
 		}
 	}
-	if r.backing != vmstate.Memfd || r.want.Populate {
+	if r.backing != vmstate.Memfd && !r.want.later || r.want.Populate {
 		if err := h.kernel.touch(r.file, r.SizeBytes(), r.want.Populate); err != nil {
 			return h.touchError(r, err)
 		}

@@ -19,6 +19,8 @@ type Want struct {
 	Populate bool
 	// beside is the path of another file of the block's, which this one must not have.
 	beside string
+	// later: huge pages are promised to it as another file gives them up.
+	later bool
 }
 
 // Set is the RAM of one VM: its files and their descriptors.

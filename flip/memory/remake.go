@@ -12,8 +12,8 @@ import (
 )
 
 // Remake makes a second set of the same blocks on another backing, empty, for a guest whose RAM is to be moved there. The spec alone says what it
-// is made of, whatever the guest's command line asked for. Huge pages are promised for all of it: what the old set has cannot count, since it may have to
-// take everything back.
+// is made of, whatever the guest's command line asked for. Huge pages are promised for all of it, but where it [Follows] the old set: there they are promised
+// as the old one gives them up, by whoever moves the RAM, and here only what the old one may have lost is promised to it again.
 //
 // The errors are those of [Create]; Invalid too where the blocks lie on such a backing already.
 func Remake(old *Set, spec vmstate.MemorySpec, vm string) (*Set, error) {
@@ -34,6 +34,14 @@ func remake(h host, old *Set, spec vmstate.MemorySpec, vm string) (*Set, error) 
 	}
 	if err := h.checkMoved(old, plans, vm); err != nil {
 		return nil, err
+	}
+	for i, p := range plans {
+		if wants[i].later = follows(old.regions[i].plan, p, spec.Nodes); !wants[i].later {
+			continue
+		}
+		if err := h.promiseAll(old.regions[i], vm); err != nil {
+			return nil, err
+		}
 	}
 	return create(h, spec, vm, wants)
 }
@@ -72,6 +80,20 @@ func (h host) checkMoved(old *Set, plans []plan, vm string) error {
 	}
 	return vmstate.Errorf(vmstate.Exhausted, "cannot move the RAM of %s: %d bytes of it are in huge pages, and besides those the host has %d bytes available",
 		vm, need, available).With("free memory, or make the pool smaller by huge pages that nobody uses")
+}
+
+// promiseAll has all of a file promised: what a balloon took has lost its promise.
+func (h host) promiseAll(r *Region, vm string) error {
+	err := r.Promise(0, r.SizeBytes())
+	short, ok := errors.AsType[*shortage](err)
+	if !ok {
+		return err
+	}
+	n, statErr := r.AllocatedBytes()
+	if statErr != nil {
+		return statErr
+	}
+	return h.explainShort(err, short, vm, (r.SizeBytes()-min(n, r.SizeBytes()))/r.pageBytes)
 }
 
 // Bind has the pages that appear in a mapping of a file come from some of the host's NUMA nodes only; none stands for any. A memfd of ordinary pages

@@ -3,6 +3,7 @@ package backing_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -179,10 +180,46 @@ func TestDaemonKilledInTheMiddle(t *testing.T) {
 	vm.AwaitBeats(50)
 	vm.CheckMemory()
 	is(t, vm.Show(), vmstate.Hugetlb, 2*mib)
+	daemonAndSource(t, d, vm, back)
+}
+
+// daemonAndSource kills both in the middle of a move: what the guest's devices were was in the two, so that it is lost as in any handoff. The next daemon
+// says why, lets nobody run, and keeps both halves until somebody has discarded them.
+func daemonAndSource(t *testing.T, d *lab.Daemon, vm *lab.VM, to vmstate.MemorySpec) {
+	t.Helper()
+	d.SetFailpoints("flip.move-chunk.freed=3*off->stop")
+	d.Kill()
+	d.Start()
+	id := vm.MigrateNoWait(vmstate.MigrationSpec{Binary: d.Env.QEMU(env.Newest), Memory: &to, MaxPauseMS: 60_000})
+	killOne(d, t, func(older, _ int) int { return older })
+	d.SetFailpoints("")
+	d.Start()
+	m := vm.Wait(id)
+	if m.Phase != vmstate.Failed || m.Error == nil || m.Error.Kind() != vmstate.Lost {
+		t.Fatalf("%s: %+v\nlog: %+v", m.Phase, m.Error, m.Log)
+	}
+	for _, words := range []string{"the daemon ended while it was switching", "the source was found dead", "both QEMUs are dead"} {
+		if text := m.Error.Detail; !strings.Contains(text, words) {
+			t.Errorf("%q is not in %q", words, text)
+		}
+	}
+	t.Log(m.Error.Detail, "→", m.Error.Remedy)
+	if now := vm.Show(); now.Status != vmstate.Broken {
+		t.Errorf("the guest is %s", now.Status)
+	}
+	if pids := d.QEMUs(t); len(pids) > 0 {
+		t.Errorf("%v are left", pids)
+	}
 }
 
 // killTarget waits until the daemon has stopped itself, kills the younger of the two QEMUs, and then the daemon.
 func killTarget(d *lab.Daemon, t *testing.T) {
+	t.Helper()
+	killOne(d, t, func(_, younger int) int { return younger })
+}
+
+// killOne does so with one of them.
+func killOne(d *lab.Daemon, t *testing.T, which func(older, younger int) int) {
 	t.Helper()
 	d.Eventually("the daemon has stopped", func() error {
 		stat, err := proc.ReadStat(d.PID())
@@ -195,7 +232,7 @@ func killTarget(d *lab.Daemon, t *testing.T) {
 	if len(pids) != 2 {
 		t.Fatalf("the QEMUs are %v", pids)
 	}
-	if err := unix.Kill(max(pids[0], pids[1]), unix.SIGKILL); err != nil {
+	if err := unix.Kill(which(min(pids[0], pids[1]), max(pids[0], pids[1])), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	d.Kill()

@@ -10,21 +10,32 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"qlive/internal/proc"
 )
 
 // inFlight is how much may be held twice: a chunk of 4 MiB for each worker.
 func inFlight() uint64 { return uint64(min(runtime.GOMAXPROCS(0), 8)) * 4 * mib }
 
+// inFlightPages is how many huge pages of 2 MiB that is.
+func inFlightPages() uint64 { return inFlight() / (2 * mib) }
+
 // inode names a file.
 type inode struct{ dev, ino uint64 }
 
+// owns is how much memory a file owns.
+type owns struct {
+	bytes uint64
+	huge  bool
+}
+
 // owned is how much memory each file of a guest's RAM owns that this process, which is the daemon, has open.
-func owned() (map[inode]uint64, error) {
+func owned() (map[inode]owns, error) {
 	links, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return nil, err
 	}
-	files := map[inode]uint64{}
+	files := map[inode]owns{}
 	for _, e := range links {
 		path := "/proc/self/fd/" + e.Name()
 		link, err := os.Readlink(path)
@@ -32,10 +43,11 @@ func owned() (map[inode]uint64, error) {
 			continue
 		}
 		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
+		var fs unix.Statfs_t
+		if errors.Join(unix.Stat(path, &st), unix.Statfs(path, &fs)) != nil {
 			continue // closed meanwhile
 		}
-		files[inode{st.Dev, st.Ino}] = uint64(st.Blocks) * 512
+		files[inode{st.Dev, st.Ino}] = owns{uint64(st.Blocks) * 512, fs.Type == unix.HUGETLBFS_MAGIC}
 	}
 	return files, nil
 }
@@ -48,41 +60,65 @@ func blocks(t *testing.T) (total uint64) {
 		t.Fatal(err)
 	}
 	for _, n := range files {
-		total += n
+		total += n.bytes
 	}
 	return total
 }
 
-// sampler notes the most that is held, until it is stopped.
+// sampler notes the most that is held, until it is stopped: by what the files own, by what the pool of huge pages has given away, and by the private
+// pages of the daemon and its QEMUs, in which the guest's RAM must not turn up either.
 type sampler struct {
-	old  map[inode]uint64 // what the guest has as the sampling begins
-	stop chan struct{}
-	done sync.WaitGroup
-	most uint64
-	err  error
+	old    map[inode]owns // what the guest has as the sampling begins
+	others uint64         // huge pages that others have, bytes
+	stop   chan struct{}
+	done   sync.WaitGroup
+
+	files, pool most
+	anon        most
 }
+
+// most is the most of something.
+type most struct {
+	bytes uint64
+	err   error
+}
+
+func (m *most) note(n uint64, err error) { m.bytes, m.err = max(m.bytes, n), errors.Join(m.err, err) }
 
 func sample(t *testing.T) *sampler {
 	t.Helper()
-	s := &sampler{stop: make(chan struct{})}
-	if s.old, s.err = owned(); s.err != nil {
-		t.Fatal(s.err)
+	old, err := owned()
+	if err != nil {
+		t.Fatal(err)
 	}
+	used, err := usedPages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sampler{old: old, others: used, stop: make(chan struct{})}
+	for _, n := range old {
+		if n.huge {
+			s.others -= n.bytes
+		}
+	}
+	s.every(500*time.Microsecond, func() { s.files.note(s.held()) })
+	s.every(500*time.Microsecond, func() { s.pool.note(s.inUse()) })
+	s.every(20*time.Millisecond, func() { s.anon.note(anonymous()) })
+	return s
+}
+
+// every looks again and again, and once more at the end.
+func (s *sampler) every(pause time.Duration, look func()) {
 	s.done.Go(func() {
-		for last := false; ; {
-			n, err := s.held()
-			s.most, s.err = max(s.most, n), errors.Join(s.err, err)
-			if last {
-				return
-			}
+		for last := false; !last; {
 			select {
 			case <-s.stop:
 				last = true
-			case <-time.After(500 * time.Microsecond):
+			case <-time.After(pause):
 			}
+			look()
 		}
 	})
-	return s
 }
 
 // held is how much was certainly held as the new files were looked at. Two files cannot be looked at in one instant, and what moves from one into the other
@@ -101,24 +137,64 @@ func (s *sampler) held() (uint64, error) {
 	var total uint64
 	for file, n := range then {
 		if _, old := s.old[file]; !old {
-			total += n
+			total += n.bytes
 		}
 	}
 	for file := range s.old {
-		total += min(earlier[file], later[file])
+		total += min(earlier[file].bytes, later[file].bytes)
 	}
 	return total, err
 }
 
-// end is the most that was held.
-func (s *sampler) end(t *testing.T) uint64 {
+// inUse is the same by the pool's counters, for the huge pages: the test has the pool for itself. They are looked at before and after the files of ordinary pages.
+func (s *sampler) inUse() (uint64, error) {
+	before, err := usedPages()
+	if err != nil {
+		return 0, err
+	}
+	files, err := owned()
+	if err != nil {
+		return 0, err
+	}
+	after, err := usedPages()
+	total := min(before, after) - s.others
+	for _, n := range files {
+		if !n.huge {
+			total += n.bytes
+		}
+	}
+	return total, err
+}
+
+// usedPages is how much the pool of huge pages of 2 MiB has given away, bytes.
+func usedPages() (uint64, error) {
+	m, err := proc.ReadMeminfo()
+	return (m.HugePages - min(m.HugePages, m.HugePagesFree)) * m.HugePageBytes, err
+}
+
+// anonymous is how much private memory this process, which is the daemon, and its QEMUs have. One that ends meanwhile has none.
+func anonymous() (total uint64, err error) {
+	children, err := proc.Children(os.Getpid())
+	pids := []int{os.Getpid()}
+	for _, c := range children {
+		pids = append(pids, c.PID)
+	}
+	for _, pid := range pids {
+		if s, err := proc.ReadStatus(pid); err == nil {
+			total += s.RSSAnon
+		}
+	}
+	return total, err
+}
+
+// end stops the sampling.
+func (s *sampler) end(t *testing.T) {
 	t.Helper()
 	close(s.stop)
 	s.done.Wait()
-	if s.err != nil {
-		t.Fatal(s.err)
+	if err := errors.Join(s.files.err, s.pool.err, s.anon.err); err != nil {
+		t.Fatal(err)
 	}
-	return s.most
 }
 
 // The sampler sees a second copy, and none where memory only moves.
@@ -154,8 +230,9 @@ func TestSampler(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if most := s.end(t); most < tt.least || most > tt.most {
-				t.Errorf("%d bytes are seen, no less than %d and no more than %d were held", most, tt.least, tt.most)
+			s.end(t)
+			if n := s.files.bytes; n < tt.least || n > tt.most {
+				t.Errorf("%d bytes are seen, no less than %d and no more than %d were held", n, tt.least, tt.most)
 			}
 		})
 	}

@@ -21,28 +21,41 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const mib = 1 << 20
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
 
 // small is what a guest verifies quickly.
 func small() guest.Params { return guest.Params{FillMiB: 64, DirtyMiB: 4, VerifySecs: -1} }
 
+// pool is that of the pages of 2 MiB.
 func pool(t *testing.T) proc.Pool {
+	t.Helper()
+	p, known := poolOf(t, 2*mib)
+	if !known {
+		t.Fatal("the host has no huge pages of 2 MiB")
+	}
+	return p
+}
+
+func poolOf(t *testing.T, pageBytes uint64) (_ proc.Pool, known bool) {
 	t.Helper()
 	pools, err := proc.ReadPools()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range pools {
-		if p.PageBytes == 2*mib {
-			return p
+		if p.PageBytes == pageBytes {
+			return p, true
 		}
 	}
-	t.Fatal("the host has no huge pages of 2 MiB")
-	return proc.Pool{}
+	return proc.Pool{}, false
 }
 
-// wantPool gives the host so many huge pages that are free, for this test alone. At the end they must be free again, and the pool is as it was.
-func wantPool(t *testing.T, pages uint64) {
+// wantPool gives the host so many huge pages that are free, for this test alone. At the end they must be free again, and the pool is as it was. What it returns
+// makes of them another number, those that the test uses included.
+func wantPool(t *testing.T, pages uint64) (resize func(pages uint64)) {
 	t.Helper()
 	lock, err := os.OpenFile("/tmp/qlive-hugepages.lock", os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
@@ -75,6 +88,26 @@ func wantPool(t *testing.T, pages uint64) {
 	if got := pool(t).Available(); got != pages {
 		t.Fatalf("the host has %d huge pages for this test, it wants %d", got, pages)
 	}
+	return func(n uint64) { set(was.Total - was.Available() + n) }
+}
+
+// giantPages asks the kernel for so many free pages of 1 GiB, for a test that has the pools for itself, and tells how many it has found, and whether it knows
+// such pages. At the end the pool is as it was.
+func giantPages(t *testing.T, want uint64) (found uint64, known bool) {
+	t.Helper()
+	was, known := poolOf(t, gib)
+	if !known {
+		return 0, false
+	}
+	set := func(n uint64) {
+		if err := os.WriteFile("/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", []byte(strconv.FormatUint(n, 10)), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { set(was.Total) })
+	set(was.Total - was.Available() + want)
+	now, _ := poolOf(t, gib)
+	return now.Available(), true
 }
 
 // hugetlbfs mounts one for the test alone, and gives a folder in it that is root's.

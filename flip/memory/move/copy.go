@@ -61,24 +61,35 @@ func (e *end) empty() (bool, error) {
 	return n == 0, err
 }
 
-// free gives back the pages between two offsets. Huge pages stay reserved for the file, unless somebody has taken them in the moment between:
-// kept says whether they do.
-func (e *end) free(from, to uint64) (kept bool, err error) {
+// free gives back the pages between two offsets, and what had been promised of them.
+func (e *end) free(from, to uint64) error {
 	if err := unix.Fallocate(int(e.File().Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(to-from)); err != nil {
-		return false, fmt.Errorf("cannot free %d bytes at %d of RAM block %q: %w", to-from, from, e.Name(), os.NewSyscallError("fallocate", err))
+		return fmt.Errorf("cannot free %d bytes at %d of RAM block %q: %w", to-from, from, e.Name(), os.NewSyscallError("fallocate", err))
 	}
-	if !e.huge {
-		return true, nil
+	return nil
+}
+
+// again frees the pages between two offsets, and has as many promised. The error is one that [memory.IsShort] knows if somebody has taken them in the moment
+// between.
+func (e *end) again(from, to uint64) error {
+	if err := e.free(from, to); err != nil {
+		return err
 	}
-	// A mapping reserves what it maps, and the reservation stays with the file.
-	at, err := unix.Mmap(int(e.File().Fd()), int64(from), int(to-from), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if errors.Is(err, unix.ENOMEM) {
-		return false, nil
+	return e.Promise(from, to)
+}
+
+// fill has a page in every hole between two offsets: what was promised for a hole is given back only as a page is freed. It takes as long as clearing them.
+// Where not even one is to be had nothing had been promised.
+func (e *end) fill(from, to uint64) error {
+	for {
+		err := unix.Fallocate(int(e.File().Fd()), unix.FALLOC_FL_KEEP_SIZE, int64(from), int64(to-from))
+		switch {
+		case err == nil, errors.Is(err, unix.ENOSPC):
+			return nil
+		case !errors.Is(err, unix.EINTR): // it goes on behind what it has filled
+			return fmt.Errorf("cannot fill %d bytes at %d of RAM block %q: %w", to-from, from, e.Name(), os.NewSyscallError("fallocate", err))
+		}
 	}
-	if err == nil {
-		err = unix.Munmap(at)
-	}
-	return true, os.NewSyscallError("mmap", err)
 }
 
 // extent finds the data between two offsets: from where to where it goes; none if there is none any more.

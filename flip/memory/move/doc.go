@@ -11,7 +11,9 @@
 //     anything is moved back.
 //   - Holes stay holes. Where the kernel does not tell them (huge pages), pieces of zeros are left out instead, so that the guest may end up with
 //     more holes than it had, and never with fewer, but for what a larger page takes in.
-//   - Huge pages that are freed stay reserved for the file that they were in, as far as the kernel lets: nobody else can take what moving back needs.
+//   - Huge pages that are freed for ordinary ones stay promised to the file that they were in, as far as the kernel lets: nobody else can take what moving back
+//     needs. Freed for huge pages of the same pool they are promised to the new file instead, chunk by chunk ([memory.Follows]): the pool need never have more than the RAM and
+//     the chunks in flight, whichever way it goes and however often it is cut short.
 //   - Guest memory is only ever touched by system calls and by a copy that survives a fault: a page that is not to be had is an error, not the end of
 //     the process.
 //

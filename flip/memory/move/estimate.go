@@ -36,7 +36,7 @@ const (
 )
 
 // Estimate copies some of the old side into the new one, which must be empty, and frees it there again. The guest may run meanwhile: what is copied is of no
-// use. It takes some 50 ms.
+// use. It takes some 50 ms. What [Mover.Promise] has promised is promised afterwards, too.
 func (m *Mover) Estimate(ctx context.Context) (Estimate, error) {
 	var e Estimate
 	for _, r := range m.cfg.Old.Regions() {
@@ -71,22 +71,23 @@ func (m *Mover) Estimate(ctx context.Context) (Estimate, error) {
 // sample copies by all workers until there is enough, and frees each chunk at once, so that no more is held twice than in a move. What it gives is how
 // long the copying took, side by side.
 func (j *job) sample(ctx context.Context, e *Estimate) (time.Duration, error) {
-	var next atomic.Int64
 	var data, copying atomic.Uint64
 	var all sync.WaitGroup
 	errs := make([]error, j.cfg.Workers)
 	for w := range j.cfg.Workers {
+		first := j.another(&data) // one of the first, which are promised, whoever begins first
 		all.Go(func() {
 			c := newCopier()
-			for i := int(next.Add(1)) - 1; i < len(j.chunks) && data.Load() < sampleBytes && errs[w] == nil; i = int(next.Add(1)) - 1 {
+			for i := first; i >= 0 && errs[w] == nil; {
 				k := j.chunks[i]
 				dst := j.at[k.region]
 				began := time.Now()
 				n, err := c.copy(ctx, dst, j.from[k.region], k.start, k.end)
 				copying.Add(uint64(time.Since(began)))
 				data.Add(n)
-				kept, free := dst.free(k.start, k.end)
-				errs[w] = errors.Join(err, free, unlessKept(kept || free != nil, dst.Region))
+				next := j.another(&data)
+				errs[w] = errors.Join(err, j.discard(i, next))
+				i = next
 			}
 		})
 	}
@@ -95,14 +96,38 @@ func (j *job) sample(ctx context.Context, e *Estimate) (time.Duration, error) {
 	if err := errors.Join(errs...); err != nil {
 		return 0, explain(err)
 	}
+	if err := j.Promise(); err != nil {
+		return 0, explain(err)
+	}
 	return time.Duration(copying.Load()) / time.Duration(j.cfg.Workers), nil
 }
 
-func unlessKept(kept bool, r *memory.Region) error {
-	if kept {
-		return nil
+// another is the next chunk of a sample, or -1 if it is large enough.
+func (j *job) another(data *atomic.Uint64) int {
+	if i := int(j.next.Add(1)) - 1; i < len(j.chunks) && data.Load() < sampleBytes {
+		return i
 	}
-	return vmstate.Errorf(vmstate.Exhausted, "cannot keep the huge pages of RAM block %q: somebody has taken them", r.Name()).With("try again, or make the pool larger")
+	return -1
+}
+
+// discard frees a chunk that was copied for a sample; the new side has as much promised as before.
+func (j *job) discard(i, next int) error {
+	k := j.chunks[i]
+	dst := j.at[k.region]
+	if !j.follows[k.region] {
+		err := dst.again(k.start, k.end)
+		if memory.IsShort(err) {
+			err = vmstate.Errorf(vmstate.Exhausted, "cannot keep the huge pages of RAM block %q: somebody has taken them", dst.Name()).With("try again, or make the pool larger")
+		}
+		return err
+	}
+	j.pool.Lock()
+	defer j.pool.Unlock()
+	err := errors.Join(dst.fill(k.start, k.end), dst.free(k.start, k.end))
+	if err == nil && next >= 0 {
+		err = j.promise(next)
+	}
+	return err
 }
 
 // timeToFree is how long it takes to free ordinary pages that another process maps.

@@ -27,9 +27,10 @@ type Config struct {
 
 // Mover moves the RAM of a guest that stands.
 type Mover struct {
-	cfg    Config
-	chunks []chunk
-	loose  atomic.Uint64 // huge pages freed and not kept, bytes
+	cfg     Config
+	chunks  []chunk
+	follows []bool        // by region: what is freed on one side is promised on the other
+	loose   atomic.Uint64 // huge pages freed and not kept, bytes
 }
 
 // ChunkBytes is how large the chunks between two sets are: as small as is quick, and whole pages on both sides.
@@ -73,7 +74,11 @@ func New(cfg Config) (*Mover, error) {
 		}
 	}
 	cfg.Workers = workers(cfg.Workers)
-	return &Mover{cfg: cfg, chunks: have.chunks()}, nil
+	m := &Mover{cfg: cfg, chunks: have.chunks()}
+	for i, r := range cfg.Old.Regions() {
+		m.follows = append(m.follows, memory.Follows(r, cfg.New.Regions()[i], cfg.Nodes))
+	}
+	return m, nil
 }
 
 // mostWorkers is how many copy at the same time by themselves: memory gets no quicker from more.
@@ -82,7 +87,13 @@ const mostWorkers = 8
 func workers(asked int) int { return cmp.Or(asked, min(runtime.GOMAXPROCS(0), mostWorkers)) }
 
 // InFlightBytes is how much is held twice at most.
-func (m *Mover) InFlightBytes() uint64 { return uint64(m.cfg.Workers) * m.cfg.Ledger.plan.ChunkBytes }
+func (m *Mover) InFlightBytes() uint64 {
+	var all uint64
+	for _, r := range m.cfg.Ledger.plan.Regions {
+		all += r.SizeBytes
+	}
+	return min(all, uint64(m.cfg.Workers)*m.cfg.Ledger.plan.ChunkBytes)
+}
 
 // LooseBytes is how much of what was freed so far others may have taken: huge pages whose reservation could not be kept.
 func (m *Mover) LooseBytes() uint64 { return m.loose.Load() }
@@ -95,17 +106,17 @@ func (m *Mover) Run(ctx context.Context, to Side) error {
 	if err := j.open(); err != nil {
 		return err
 	}
+	firsts, err := j.begin(ctx)
+	if err != nil {
+		return explain(err)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var next atomic.Int64
 	var all sync.WaitGroup
-	for range m.cfg.Workers {
+	for _, i := range firsts {
 		all.Go(func() {
-			c := newCopier()
-			for i := int(next.Add(1)) - 1; i < len(m.chunks) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				if err := j.move(ctx, c, i); err != nil {
-					cancel(err)
-				}
+			if err := j.work(ctx, i); err != nil {
+				cancel(err)
 			}
 		})
 	}
@@ -128,8 +139,10 @@ func explain(err error) error {
 type job struct {
 	*Mover
 	to       Side
-	from, at []*end // by region: where chunks come from, and where they go
-	clean    []bool // by region: nothing was there as the run began
+	next     atomic.Int64 // how many chunks have been taken
+	pool     sync.Mutex   // held from where huge pages are freed until as many are promised
+	from, at []*end       // by region: where chunks come from, and where they go
+	clean    []bool       // by region: nothing was there as the run began
 	tally    []tally
 }
 
@@ -173,40 +186,118 @@ func (j *job) close() {
 	}
 }
 
-// move moves one chunk: copied, noted, freed behind. One that is there already may have been cut short before it was freed.
+// begin gives each worker the chunk that it begins with. If somebody else has taken huge pages fewer can begin.
+func (j *job) begin(ctx context.Context) (firsts []int, err error) {
+	if err := j.recall(); err != nil {
+		return nil, err
+	}
+	for range j.cfg.Workers {
+		i, err := j.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if i < 0 {
+			break
+		}
+		if err := j.promise(i); memory.IsShort(err) && len(firsts) > 0 {
+			j.next.Add(-1)
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		firsts = append(firsts, i)
+	}
+	return firsts, nil
+}
+
+// work moves chunks until none is left. What the first needs is promised.
+func (j *job) work(ctx context.Context, i int) error {
+	c := newCopier()
+	for i >= 0 {
+		if err := j.move(ctx, c, i); err != nil {
+			return err
+		}
+		next, err := j.take(ctx)
+		if err != nil {
+			return err
+		}
+		if err := j.release(i, next); err != nil {
+			return err
+		}
+		if err := j.freed(ctx, i); err != nil {
+			return err
+		}
+		i = next
+	}
+	return nil
+}
+
+// take is the next chunk that is not there yet, or -1 if there is none. One that is there may have been cut short before it was freed behind. The way back
+// begins with the last ones: what they had is still promised to them.
+func (j *job) take(ctx context.Context) (int, error) {
+	for {
+		i := int(j.next.Add(1)) - 1
+		if i >= len(j.chunks) {
+			return -1, nil
+		}
+		if j.to == InOld {
+			i = len(j.chunks) - 1 - i
+		}
+		if j.cfg.Ledger.side(i) != j.to {
+			return i, nil
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		if err := j.free(i); err != nil {
+			return 0, err
+		}
+		if err := j.freed(ctx, i); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// move copies a chunk and notes that it is there.
 func (j *job) move(ctx context.Context, c *copier, i int) error {
 	k := j.chunks[i]
-	src, dst := j.from[k.region], j.at[k.region]
-	if j.cfg.Ledger.side(i) != j.to {
-		if !j.clean[k.region] { // what an earlier attempt has left
-			if _, err := dst.free(k.start, k.end); err != nil {
-				return err
-			}
-		}
-		if _, err := c.copy(ctx, dst, src, k.start, k.end); err != nil {
-			return err
-		}
-		if err := j.hit(ctx, "copied"); err != nil {
-			return err
-		}
-		if err := j.cfg.Ledger.put(i, j.to); err != nil {
-			return err
-		}
-		if err := j.hit(ctx, "noted"); err != nil {
+	dst := j.at[k.region]
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if !j.clean[k.region] { // what an earlier attempt has left
+		if err := j.again(dst, k); err != nil {
 			return err
 		}
 	}
-	kept, err := src.free(k.start, k.end)
-	if err != nil {
+	if _, err := c.copy(ctx, dst, j.from[k.region], k.start, k.end); err != nil {
 		return err
 	}
-	if !kept {
-		j.loose.Add(k.end - k.start)
+	if err := j.hit(ctx, "copied"); err != nil {
+		return err
 	}
+	if err := j.cfg.Ledger.put(i, j.to); err != nil {
+		return err
+	}
+	return j.hit(ctx, "noted")
+}
+
+// again empties a chunk where it is to go.
+func (j *job) again(dst *end, k chunk) error {
+	if dst.huge {
+		j.pool.Lock()
+		defer j.pool.Unlock()
+	}
+	return dst.again(k.start, k.end)
+}
+
+// freed shows that a chunk is there and freed behind.
+func (j *job) freed(ctx context.Context, i int) error {
+	k := j.chunks[i]
 	t := &j.tally[k.region]
 	there, freed := t.there.Add(k.end-k.start), t.freed.Add(k.end-k.start)
 	if j.cfg.Progress != nil {
-		j.cfg.Progress(src.Name(), there, freed)
+		j.cfg.Progress(j.from[k.region].Name(), there, freed)
 	}
 	return j.hit(ctx, "freed")
 }

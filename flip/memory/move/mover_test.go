@@ -92,6 +92,7 @@ type scene struct {
 	want    [][]byte
 	path    string
 	chunk   uint64
+	workers int // 0 for as many as there are by themselves
 }
 
 func newScene(t fataler, dir string, from, to vmstate.Backing, sizes []uint64, chunk uint64) *scene {
@@ -113,7 +114,7 @@ func (s *scene) close(t fataler) {
 func put(t fataler, set *memory.Set, region int, at uint64, text []byte) {
 	t.Helper()
 	r := set.Regions()[region]
-	room, err := unix.Mmap(int(r.File().Fd()), 0, int(r.SizeBytes()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	room, err := unix.Mmap(int(r.File().Fd()), 0, int(r.SizeBytes()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +265,7 @@ func (s *scene) finish(t fataler, side Side, before uint64) {
 	t.Helper()
 	l := s.ledger(t)
 	defer l.Close()
-	m, err := New(Config{Old: s.old, New: s.to, Ledger: l})
+	m, err := New(Config{Old: s.old, New: s.to, Ledger: l, Workers: s.workers})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,8 +37,14 @@ func (r *rewriter) backend(o option, p *props) (edit, error) {
 	if align := r.alignment(g); align > own {
 		p.setNumber("align", align)
 	}
+	if r.unreserved() {
+		p.set("reserve", "off")
+	}
 	return change(p.String(), strings.Join(why, "; "))
 }
+
+// unreserved tells whether QEMU is kept from having huge pages promised for all of its RAM.
+func (r *rewriter) unreserved() bool { return r.place.Promised && r.place.Version.AtLeast(6, 1) }
 
 // QEMU aligns what it maps to the file's pages alone; ordinary RAM that is not aligned to hugeAlign never gets transparent huge pages,
 // in this QEMU or in the next.

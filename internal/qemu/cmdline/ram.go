@@ -163,6 +163,9 @@ func (r *rewriter) completeMachine() {
 		if align := r.alignment(r.line.Regions[0]); align > 0 {
 			object += fmt.Sprintf(",align=%d", align)
 		}
+		if r.unreserved() {
+			object += ",reserve=off"
+		}
 		if r.canonicalNames() {
 			// The block of plain -m is named by its id in every machine type.
 			object += ",x-use-canonical-path-for-ramblock-id=off"

@@ -86,6 +86,28 @@ func TestGiven(t *testing.T) {
 	}
 }
 
+// A QEMU that can promises itself no huge page where that is for others to do.
+func TestPromised(t *testing.T) {
+	place := second()
+	for _, tt := range []struct {
+		name, words string
+		promised    bool
+		major       int
+		want        bool
+	}{
+		{"plain", "-m 1G", true, 10, true},
+		{"of a backend", "-m 1G -object memory-backend-ram,id=a,size=1G,reserve=on -numa node,memdev=a", true, 10, true},
+		{"by QEMU", "-m 1G", false, 10, false},
+		{"by an old QEMU", "-m 1G", true, 6, false},
+	} {
+		place.Promised, place.Version = tt.promised, cmdline.Version{Major: tt.major}
+		argv := strings.Join(rewrite(t, place, tt.words).Argv(), " ")
+		if strings.Contains(argv, ",share=on,align=2097152,reserve=off") != tt.want || strings.Contains(argv, "reserve") != tt.want {
+			t.Errorf("%s: %q", tt.name, argv)
+		}
+	}
+}
+
 func TestVirtioMem(t *testing.T) {
 	args := strings.Fields("-m 1G,maxmem=2G -object memory-backend-ram,id=a,size=1G -device virtio-mem-pci,memdev=a")
 	for _, tt := range []struct {

@@ -71,6 +71,8 @@ type Placement struct {
 	Given bool
 	// Vhost: it is also given a descriptor of /dev/vhost-net for each queue of a tap with vhost, since its user may not open that.
 	Vhost bool
+	// Promised: whoever fills the RAM has its huge pages promised, as far as it has come; the QEMU promises itself none (since 6.1).
+	Promised bool
 	// Version of the QEMU that runs the line; zero if it is not known.
 	Version Version
 	// FirstFD is the number of the first region's descriptor in the QEMU; those of the others follow, then those of Holdings, in their order. 0 stands

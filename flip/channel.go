@@ -36,8 +36,21 @@ func bufferedPair(buffer int) (a, b *os.File, err error) {
 }
 
 // channel makes a channel with one end for this QEMU, which waits for its guest there from now on, the other for qlive, and nobody else.
-func (s *Side) channel(ctx context.Context) (*net.UnixConn, error) {
-	ours, theirs, err := socketPair()
+func (s *Side) channel(ctx context.Context, buffer int) (*net.UnixConn, error) {
+	conn, err := s.end(ctx, buffer)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// end makes a channel and gives this QEMU one end of it, by the name channelName. The other is qlive's.
+func (s *Side) end(ctx context.Context, buffer int) (*net.UnixConn, error) {
+	ours, theirs, err := bufferedPair(buffer)
 	if err != nil {
 		return nil, err
 	}
@@ -47,14 +60,9 @@ func (s *Side) channel(ctx context.Context) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the migration channel: %w", err)
 	}
-	if err = s.Monitor.Getfd(ctx, channelName, int(theirs.Fd())); err != nil {
-		err = fmt.Errorf("cannot give the target the channel: %w", err)
-	} else {
-		err = s.Monitor.MigrateIncoming(ctx, "fd:"+channelName, nil)
-	}
-	if err != nil {
+	if err := s.Monitor.Getfd(ctx, channelName, int(theirs.Fd())); err != nil {
 		conn.Close()
-		return nil, err
+		return nil, fmt.Errorf("cannot give QEMU %s the channel: %w", s.Version, err)
 	}
 	return conn.(*net.UnixConn), nil // of an AF_UNIX socket
 }

@@ -76,7 +76,7 @@ func chooseSafe(vm string, f Facts) (Choice, error) {
 	}
 	return Choice{}, vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over without new risk: not in mode shared: %s; not in mode cpr: %s", vm,
 		strings.Join(shared, "; "), strings.Join(cpr, "; ")).
-		With("remove what is in the way of shared; where that is private memory, read what mode postcopy means and ask for it by name")
+		With("remove what is in the way of shared; where that is private memory, read what modes postcopy and precopy mean and ask for one by name")
 }
 
 // againstShared is what is in the way of mode shared. Of what kind a shared backend is does not matter: by way

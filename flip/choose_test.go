@@ -24,7 +24,7 @@ func TestChooseMode(t *testing.T) {
 		"nothing asked is auto":             {"", old, vmstate.ModeShared, nil},
 		"auto, not held":                    {vmstate.ModeAuto, foreign, vmstate.ModeCPR, []string{"does not hold the memory of backend ram0"}},
 		"auto, not held, and too old":       {vmstate.ModeAuto, with(func(f *Facts) { f.RAM, f.Source = foreign.RAM, "9.2.0" }), "", []string{"does not hold", "QEMU 9.2.0", "postcopy"}},
-		"auto, private":                     {vmstate.ModeAuto, private, "", []string{"pc.ram is private", "no share=on", "postcopy"}},
+		"auto, private":                     {vmstate.ModeAuto, private, "", []string{"pc.ram is private", "no share=on", "postcopy", "precopy"}},
 		"shared by name":                    {vmstate.ModeShared, Facts{}, vmstate.ModeShared, []string{"by name"}},
 		"cpr by name":                       {vmstate.ModeCPR, fit, vmstate.ModeCPR, []string{"by name"}},
 		"cpr, target not known yet":         {vmstate.ModeCPR, with(func(f *Facts) { f.Target = "" }), vmstate.ModeCPR, nil},
@@ -32,7 +32,7 @@ func TestChooseMode(t *testing.T) {
 		"cpr, target too old":               {vmstate.ModeCPR, with(func(f *Facts) { f.Target = "9.2.4" }), "", []string{"the target is QEMU 9.2.4"}},
 		"cpr, not started for it":           {vmstate.ModeCPR, with(func(f *Facts) { f.AuxRAMShare = false }), "", []string{"without -machine …,aux-ram-share=on"}},
 		"cpr, a backend that is not shared": {vmstate.ModeCPR, private, "", []string{"pc.ram is private"}},
-		"precopy is not built":              {vmstate.ModePrecopy, fit, "", []string{"precopy", "auto"}},
+		"precopy by name":                   {vmstate.ModePrecopy, private, vmstate.ModePrecopy, []string{"by name"}},
 		"magic":                             {"magic", fit, "", []string{"magic"}},
 	}
 	for name, test := range tests {
@@ -70,6 +70,7 @@ func TestCheckWay(t *testing.T) {
 		"auto in cpr":         {vmstate.ModeCPR, vmstate.WayAuto, true},
 		"another in cpr":      {vmstate.ModeCPR, vmstate.WayDeviceState, false},
 		"another in postcopy": {vmstate.ModePostcopy, vmstate.WayStopFirst, false},
+		"its own in precopy":  {vmstate.ModePrecopy, vmstate.WayLive, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -95,6 +95,7 @@ type Handoff struct {
 	cancel    context.CancelCauseFunc
 	cancelled error // why, once somebody has asked
 	guest     string
+	obeyed    string // see lastObeyed
 }
 
 // New makes a handoff; nothing is started.
@@ -136,14 +137,30 @@ func (h *Handoff) noteGuest(state qmp.RunState) {
 // Done is closed when Run has returned.
 func (h *Handoff) Done() <-chan struct{} { return h.done }
 
-// Observe puts what one of the two QEMUs was asked into the trace.
+// Observe puts what one of the two QEMUs was asked into the trace, and notes what the source obeys, whoever has told it.
 func (h *Handoff) Observe(source bool, command string, sent, answered time.Time, err error) {
 	h.trace.add(laneOf(source), command, sent, answered, err)
+	if source && err == nil && (command == "stop" || command == "cont") {
+		h.noteObeyed(command)
+	}
 }
 
 // Heard puts an event of one of the two QEMUs into the trace; data is the object that came with it, nil for none.
 func (h *Handoff) Heard(source bool, event string, at time.Time, data json.RawMessage) {
 	h.trace.mark(laneOf(source), event, at, data)
+}
+
+func (h *Handoff) noteObeyed(command string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.obeyed = command
+}
+
+// lastObeyed is what the source has obeyed last, of stop and cont.
+func (h *Handoff) lastObeyed() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.obeyed
 }
 
 // Trace is where the time went so far, in Chrome's trace format.
@@ -242,9 +259,11 @@ func (h *Handoff) forward(ctx context.Context) error {
 	if err := h.step(ctx, step{name: "hold", do: h.hold}); err != nil {
 		return err
 	}
-	h.cfg.Gate.Lock()
-	h.gated = true
+	h.closeGate()
 	if err := h.lastLook(ctx); err != nil {
+		return err
+	}
+	if err := h.run(ctx, h.mode.approach()...); err != nil {
 		return err
 	}
 	if err := h.transition(vmstate.Switching); err != nil {
@@ -265,6 +284,13 @@ func (h *Handoff) forward(ctx context.Context) error {
 		return err
 	}
 	return h.commit(pause)
+}
+
+func (h *Handoff) closeGate() {
+	if !h.gated {
+		h.cfg.Gate.Lock()
+		h.gated = true
+	}
 }
 
 func (h *Handoff) openGate() {

@@ -18,6 +18,9 @@ type mode interface {
 	prepare() []step
 	// compareAgain compares source and target once more, after they had time to change.
 	compareAgain(context.Context) error
+	// approach is what is done when nothing holds the handoff any more, with the guest running in the source: it may take long, and be cancelled. The
+	// gate is held before and after it.
+	approach() []step
 	// lastProof is made between the word that the guest is being switched over and the way's switchOver: whoever listens has been told by
 	// then, and does not take the processor from the two QEMUs while the guest stands.
 	lastProof() []step
@@ -35,6 +38,9 @@ func newMode(h *Handoff) (mode, way) {
 	case vmstate.ModePostcopy:
 		w := &postcopyWay{migrateWay: migrateWay{h: h, live: h.cfg.Way == vmstate.WayLive}}
 		return &postcopyMode{h: h, way: w}, w
+	case vmstate.ModePrecopy:
+		w := &precopyWay{migrateWay: migrateWay{h: h, live: true}}
+		return precopyMode{sharedMode{h}, w}, w
 	case vmstate.ModeCPR:
 		w := &cprWay{migrateWay: migrateWay{h: h}}
 		return cprMode{sharedMode{h}, w}, w
@@ -55,11 +61,12 @@ func newMode(h *Handoff) (mode, way) {
 
 // built refuses a mode that this qlive does not have, before anything is started.
 func built(m vmstate.Mode) error {
-	if m == vmstate.ModeShared || m == vmstate.ModeCPR || m == vmstate.ModePostcopy {
+	switch m {
+	case vmstate.ModeShared, vmstate.ModeCPR, vmstate.ModePostcopy, vmstate.ModePrecopy:
 		return nil
 	}
 	return vmstate.Errorf(vmstate.Unsupported, "cannot hand a guest over in mode %s: this qlive does not have it", m).
-		With("leave the mode to qlive (auto), or use postcopy for a guest whose RAM is private to its QEMU")
+		With("leave the mode to qlive (auto), or use postcopy or precopy for a guest whose RAM is private to its QEMU")
 }
 
 // sharedMode is for a guest whose RAM is qlive's: both QEMUs map it, and nothing of it is copied.
@@ -96,6 +103,8 @@ func (m sharedMode) compareAgain(ctx context.Context) error {
 	}
 	return m.h.compareDevices(ctx)
 }
+
+func (m sharedMode) approach() []step { return nil }
 
 func (m sharedMode) lastProof() []step {
 	return []step{{name: "last-proof", do: m.h.verifyMapping}, {name: "warm-target", do: m.h.warmTarget}, {name: "prime", do: m.h.prime, undo: m.h.unprime}}

@@ -49,6 +49,8 @@ func (m *postcopyMode) compareAgain(ctx context.Context) error {
 	return errors.Join(m.h.compareBlocks(ctx), m.h.compareDevices(ctx), m.checkSource(ctx))
 }
 
+func (m *postcopyMode) approach() []step { return nil }
+
 // lastProof ends with the beginning of QEMU's migration: all that it takes to set one up is behind us when the guest is to be switched.
 func (m *postcopyMode) lastProof() []step {
 	return []step{

@@ -242,6 +242,8 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	defer cancel()
 	takeBack := takeBackMigration
 	switch {
+	case s.last.Mode == vmstate.ModePrecopy:
+		takeBack = takeBackCopy
 	case s.last.Mode == vmstate.ModeCPR:
 		takeBack = takeBackCPR
 	case s.last.Way == vmstate.WayDeviceState:
@@ -251,7 +253,7 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	if s.last.Mode == vmstate.ModePostcopy {
 		err = errors.Join(err, s.source.side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(defaultBandwidth))}))
 	}
-	if s.r.To != nil {
+	if s.r.To != nil && cmp.Or(s.last.Mode, vmstate.ModeShared) == vmstate.ModeShared {
 		err = errors.Join(err, takeLentBack(ctx, s.source.side.Monitor, len(s.r.To.Regions())))
 	}
 	if err != nil {

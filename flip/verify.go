@@ -97,7 +97,7 @@ func (h *Handoff) compareBlocks(ctx context.Context) error {
 			faults = append(faults, fmt.Sprintf("%s: %d bytes in the source, %d in the target", name, s.Total, t.Total))
 		case s.Used != t.Used && s.Used == s.Total: // not resizeable
 			faults = append(faults, fmt.Sprintf("%s: %d bytes used in the source, %d in the target", name, s.Used, t.Used))
-		case s.PageSize != t.PageSize && h.regionOf(name) != nil && h.new.set == nil:
+		case s.PageSize != t.PageSize && h.regionOf(name) != nil && !h.copies():
 			faults = append(faults, fmt.Sprintf("%s: pages of %d bytes in the source, %d in the target", name, s.PageSize, t.PageSize))
 		}
 	}
@@ -113,6 +113,9 @@ func (h *Handoff) compareBlocks(ctx context.Context) error {
 	}
 	return h.differ("RAM blocks", faults)
 }
+
+// copies tells whether the target has other files than the source, so that their pages may be of another size.
+func (h *Handoff) copies() bool { return h.new.set != nil || h.cfg.Mode == vmstate.ModePrecopy }
 
 func blocksOf(ctx context.Context, side *Side) (map[string]qmp.RAMBlock, error) {
 	list, err := side.Monitor.QueryRAMBlocks(ctx)

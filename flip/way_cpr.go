@@ -225,7 +225,7 @@ func (w *cprWay) taken(ctx context.Context) error {
 
 // prepare makes the channel to the target.
 func (w *cprWay) prepare(ctx context.Context) (err error) {
-	w.target, err = w.h.target.channel(ctx)
+	w.target, err = w.h.target.channel(ctx, sendBuffer)
 	return err
 }
 

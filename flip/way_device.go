@@ -80,7 +80,7 @@ func (w *deviceWay) prepare(ctx context.Context) error {
 
 // open makes the channel.
 func (w *deviceWay) open(ctx context.Context) (err error) {
-	if w.conn, err = w.h.target.channel(ctx); err != nil {
+	if w.conn, err = w.h.target.channel(ctx, sendBuffer); err != nil {
 		return err
 	}
 	w.answers = stream.NewReturnPath(w.conn)

@@ -15,9 +15,8 @@ import (
 // again, and switched over at once when qlive commits. Where the guest is stopped first ([wayOf]), all of it happens then.
 type postcopyWay struct {
 	migrateWay
-	had    qmp.MigrateParameters // of the source
-	turned map[string]bool       // capabilities of the source that were on and would be in the way
-	events *qmp.Subscription     // of the target, from before it runs until all pages have come
+	was    settings          // of the source
+	events *qmp.Subscription // of the target, from before it runs until all pages have come
 }
 
 const (
@@ -27,12 +26,6 @@ const (
 	// setupBandwidth, bytes/s, lets pass what a migration begins with, 25 KB of names and sizes, which is not held back, and nothing after that.
 	setupBandwidth = 4096
 )
-
-// inTheWay are capabilities that some version of QEMU does not combine with postcopy, or that would send RAM otherwise.
-func inTheWay() []string {
-	return []string{"x-ignore-shared", "multifd", "mapped-ram", "background-snapshot", "x-colo", "compress", "xbzrle", "postcopy-preempt",
-		"pause-before-switchover", "rdma-pin-all", "zero-copy-send", "auto-converge", "dirty-limit", "dirty-bitmaps", "block"}
-}
 
 func (w *postcopyWay) prepare(ctx context.Context) error {
 	if err := w.standsSinceItCame(); err != nil {
@@ -48,29 +41,10 @@ func (w *postcopyWay) prepare(ctx context.Context) error {
 	return w.connect(ctx, a, b)
 }
 
-// configureSource sets what the source must know, and remembers what it knew.
+// configureSource sets what the source must know.
 func (w *postcopyWay) configureSource(ctx context.Context) error {
-	source := w.h.cfg.Source
-	had, err := source.Monitor.QueryMigrateCapabilities(ctx)
-	if err != nil {
-		return err
-	}
-	params, err := source.Monitor.QueryMigrateParameters(ctx)
-	if err != nil {
-		return err
-	}
-	w.had = qmp.MigrateParameters{MaxBandwidth: params.MaxBandwidth, MaxPostcopyBandwidth: params.MaxPostcopyBandwidth}
-	w.turned = make(map[string]bool)
 	want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapPostcopyRAM: true, qmp.CapReleaseRAM: true}
-	for _, name := range inTheWay() {
-		if had[name] {
-			w.turned[name], want[name] = true, false
-		}
-	}
-	if err := w.h.capabilities(ctx, source, want); err != nil {
-		return err
-	}
-	return source.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(setupBandwidth)), MaxPostcopyBandwidth: new(int64)})
+	return w.was.change(ctx, w.h, want, qmp.MigrateParameters{MaxBandwidth: new(int64(setupBandwidth)), MaxPostcopyBandwidth: new(int64)})
 }
 
 // begin lets the source set up its migration, which takes it a time that grows with RAM. The guest runs, and nothing of its RAM is sent.
@@ -294,11 +268,7 @@ func (h *Handoff) tornApart(how string, cause error) error {
 // release gives the source back what it had been told before.
 func (w *postcopyWay) release(ctx context.Context) error {
 	monitor := w.h.cfg.Source.Monitor
-	err := takeBackMigration(ctx, monitor)
-	if len(w.turned) > 0 {
-		err = errors.Join(err, monitor.MigrateSetCapabilities(ctx, w.turned))
-	}
-	return errors.Join(err, monitor.MigrateSetParameters(ctx, w.had))
+	return errors.Join(takeBackMigration(ctx, monitor), w.was.giveBack(ctx, monitor))
 }
 
 // letGo ends the listening.

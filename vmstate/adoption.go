@@ -28,9 +28,9 @@ type Adoption struct {
 	AdoptedAt  string   `json:"adopted_at,omitempty"`
 
 	Regions     []AdoptedRegion  `json:"regions"`
-	Mode        Mode             `json:"mode" doc:"how the first handoff moves the guest: shared, postcopy, or none"`
+	Mode        Mode             `json:"mode" doc:"how the first handoff moves the guest: shared, postcopy, precopy, or none"`
 	Why         string           `json:"why"`
-	NeedsAssent bool             `json:"needs_assent" doc:"mode auto refuses until postcopy is asked for by name, or was allowed"`
+	NeedsAssent bool             `json:"needs_assent" doc:"mode auto refuses: postcopy has to be asked for by name, or allowed, precopy to be asked for by name"`
 	Interrupted []string         `json:"interrupted" doc:"what a handoff interrupts, beside the guest's pause"`
 	Obstacles   []Obstacle       `json:"obstacles" doc:"what stands in the way of a handoff"`
 	Descriptors []HeldDescriptor `json:"descriptors"`
@@ -51,7 +51,7 @@ type AdoptedRegion struct {
 	Backing   Backing `json:"backing"`
 	Path      string  `json:"path,omitempty" doc:"of the file, as the kernel writes it"`
 	Inode     uint64  `json:"inode,omitempty"`
-	Mode      Mode    `json:"mode" doc:"what it leads to: shared, postcopy or none"`
+	Mode      Mode    `json:"mode" doc:"what it leads to: shared, postcopy, precopy or none"`
 	Why       string  `json:"why"`
 	// Ignored: QEMU's own migration leaves it out (x-ignore-shared), so that the ways stop_first and live are open as well.
 	Ignored bool `json:"ignored"`

@@ -11,10 +11,8 @@ const (
 	ModeShared   Mode = "shared"   // RAM is qlive's: both QEMUs map it, nothing is copied
 	ModeCPR      Mode = "cpr"      // QEMU's cpr-transfer: the source gives the target the descriptors of all RAM
 	ModePostcopy Mode = "postcopy" // RAM is private to the source: the guest runs in the target while its pages follow, each freed behind
+	ModePrecopy  Mode = "precopy"  // a plain copy of all RAM while the guest runs, which needs room for all of it; only when asked for by name
 )
-
-// ModePrecopy is a plain copy of all RAM while the guest runs, which needs room for all of it. It is not built, and refused by its name.
-const ModePrecopy Mode = "precopy"
 
 // Way says how the running guest is switched over. It can be chosen in mode shared alone.
 type Way string
@@ -37,7 +35,7 @@ type MigrationSpec struct {
 	Mode       Mode   `json:"mode,omitempty" enum:"auto,shared,cpr,postcopy,precopy" doc:"how RAM gets there"`
 	Way        Way    `json:"way,omitempty" enum:"auto,device_state,stop_first,live" doc:"how the guest is switched over"`
 	Hold       bool   `json:"hold,omitempty" doc:"wait in prepared until POST /migrations/{id}/continue"`
-	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, or 86400 with hold"`
+	TimeoutS   int    `json:"timeout_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds until a handoff that has not switched is undone; 0 takes the default, 60, in mode precopy one more for each 64 MiB of RAM, or 86400 with hold"`
 	MaxPauseMS int    `json:"max_pause_ms,omitempty" minimum:"0" maximum:"3600000" doc:"pause in ms at which the undo begins; 0 takes the default, 1000"`
 	// Key is what the caller knows the request by, if he wants to be able to ask again.
 	Key      RequestKey  `json:"-"`
@@ -58,6 +56,22 @@ const (
 	DefaultMaxPauseMS = 1000
 )
 
+// copySlowest is what a copy of RAM is expected to do at the least, bytes/s, with all that is sent again.
+const copySlowest = 64 << 20
+
+// Timeout is how long, in seconds, a handoff may take that does not say it, of a guest with so much RAM.
+func (s MigrationSpec) Timeout(ramBytes uint64) int {
+	switch {
+	case s.TimeoutS != 0:
+		return s.TimeoutS
+	case s.Hold:
+		return DefaultHoldS
+	case s.Mode == ModePrecopy:
+		return DefaultTimeoutS + int(ramBytes/copySlowest)
+	}
+	return DefaultTimeoutS
+}
+
 // Migration is one handoff of one VM.
 type Migration struct {
 	ID         string         `json:"id"`
@@ -77,11 +91,23 @@ type Migration struct {
 	TotalUS    int64          `json:"total_us"`
 	Phases     []PhaseTime    `json:"phases"`
 	Regions    []Region       `json:"regions"`
-	ExtraBytes uint64         `json:"extra_bytes" doc:"memory held beyond the guest's RAM and the source, at the peak: the target's own"`
+	Copy       *Copy          `json:"copy,omitempty" doc:"mode precopy: how far the copy is"`
+	ExtraBytes uint64         `json:"extra_bytes" doc:"memory held beyond the guest's RAM and the source, at the peak: the target's own, and in mode precopy the copy"`
 	Warnings   []string       `json:"warnings"`
 	Log        []LogLine      `json:"log"`
 	Error      *Problem       `json:"error"`
 	Spec       *MigrationSpec `json:"spec,omitempty"`
+}
+
+// Copy is how far QEMU's copy of a guest's RAM is, in mode precopy. It is sent once, and what the guest has changed meanwhile again and again, until what
+// remains can be sent in the pause that is allowed.
+type Copy struct {
+	Rounds           int64  `json:"rounds" doc:"the round that it is in: the first sends all, each later one what has changed"`
+	SentBytes        uint64 `json:"sent_bytes"`
+	RemainingBytes   uint64 `json:"remaining_bytes" doc:"of this round"`
+	BytesPerS        uint64 `json:"bytes_per_s" doc:"that are sent"`
+	ChangedBytesPerS uint64 `json:"changed_bytes_per_s" doc:"pages that the guest changes"`
+	AllowedMS        int64  `json:"allowed_ms" doc:"pause that the copy aims at: it grows, up to half of max_pause_ms, if the guest changes its memory faster than it is sent"`
 }
 
 // QEMUProcess is one side of a handoff.

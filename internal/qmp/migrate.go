@@ -45,6 +45,10 @@ type MigrationRAM struct {
 	Total       int64 `json:"total"`
 	Transferred int64 `json:"transferred"`
 	Remaining   int64 `json:"remaining"`
+	Passes      int64 `json:"dirty-sync-count"` // times that QEMU has looked for what the guest has changed: one at the beginning of each round
+	// Of a migration under way, over the last 100 ms or more: what is sent, in Mbit/s, and the pages of 4 KiB (page-size) that the guest has changed, per second.
+	Mbps           float64 `json:"mbps"`
+	DirtyPagesRate int64   `json:"dirty-pages-rate"`
 }
 
 // QueryMigrate asks how far the migration is.

@@ -75,7 +75,7 @@ type AdoptedRegion struct {
 	Ignored bool   `json:"ignored"`
 	Inode   *int64 `json:"inode,omitempty"`
 
-	// Mode what it leads to: shared, postcopy or none
+	// Mode what it leads to: shared, postcopy, precopy or none
 	Mode string `json:"mode"`
 	Name string `json:"name"`
 
@@ -112,7 +112,7 @@ type Adoption struct {
 	Interrupted []string `json:"interrupted"`
 	Machine     string   `json:"machine"`
 
-	// Mode how the first handoff moves the guest: shared, postcopy, or none
+	// Mode how the first handoff moves the guest: shared, postcopy, precopy, or none
 	Mode string `json:"mode"`
 
 	// Monitor path of the QMP socket that qlive uses
@@ -121,7 +121,7 @@ type Adoption struct {
 	// Namespaces kinds in which it is not where the daemon is
 	Namespaces []string `json:"namespaces"`
 
-	// NeedsAssent mode auto refuses until postcopy is asked for by name, or was allowed
+	// NeedsAssent mode auto refuses: postcopy has to be asked for by name, or allowed, precopy to be asked for by name
 	NeedsAssent bool `json:"needs_assent"`
 
 	// Obstacles what stands in the way of a handoff
@@ -157,6 +157,25 @@ type Choice struct {
 
 // ChoiceTo defines model for Choice.To.
 type ChoiceTo string
+
+// Copy defines model for Copy.
+type Copy struct {
+	// AllowedMs pause that the copy aims at: it grows, up to half of max_pause_ms, if the guest changes its memory faster than it is sent
+	AllowedMs int64 `json:"allowed_ms"`
+
+	// BytesPerS that are sent
+	BytesPerS int64 `json:"bytes_per_s"`
+
+	// ChangedBytesPerS pages that the guest changes
+	ChangedBytesPerS int64 `json:"changed_bytes_per_s"`
+
+	// RemainingBytes of this round
+	RemainingBytes int64 `json:"remaining_bytes"`
+
+	// Rounds the round that it is in: the first sends all, each later one what has changed
+	Rounds    int64 `json:"rounds"`
+	SentBytes int64 `json:"sent_bytes"`
+}
 
 // Decision defines model for Decision.
 type Decision struct {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -82,15 +83,17 @@ func (d *Daemon) placeBeside(spec vmstate.VMSpec, p *foreign.Process) (place, er
 	return d.placeFor(spec, beside)
 }
 
-// prepareMemoryLocked gives the memory that a handoff is about. Where it is private to its QEMU that is new memory of qlive's: it is written
-// down before anything maps it, and becomes the VM's when the handoff has completed.
+// prepareMemoryLocked gives the memory that a handoff is about. Where it is moved or copied that is new memory of qlive's, which becomes the VM's when the
+// handoff has completed.
 func (m *machine) prepareMemoryLocked(mode vmstate.Mode, spec vmstate.MigrationSpec) (*memory.Set, error) {
 	a := m.adoption
 	switch {
+	case mode == vmstate.ModePrecopy:
+		return m.copyMemoryLocked(spec.Memory)
 	case a == nil && mode == vmstate.ModePostcopy:
 		return nil, m.cannotHandOver("its RAM is qlive's already, and stays where it is", "ask for mode auto or shared")
 	case a != nil && spec.Memory != nil:
-		return nil, m.cannotHandOver("its RAM is not qlive's yet, and cannot be given another backing", "hand it over as it is first, and then with another memory")
+		return nil, m.cannotHandOver("its RAM is not qlive's yet, and cannot be given another backing", "hand it over as it is first, and then with another memory; or ask for mode precopy, which copies it there")
 	case a == nil:
 		return m.memory, nil
 	case mode != vmstate.ModePostcopy:
@@ -101,22 +104,11 @@ func (m *machine) prepareMemoryLocked(mode vmstate.Mode, spec vmstate.MigrationS
 	for _, r := range a.Regions {
 		wants = append(wants, memory.Want{Name: r.Name, SizeBytes: r.SizeBytes, PageBytes: r.PageBytes})
 	}
-	next := nextRAM{spec: m.spec.Memory}
-	var err error
-	if next.set, err = memory.Create(m.spec.Memory, m.spec.Name, wants); err != nil {
-		return nil, err
-	}
-	next.identities, err = next.set.Identities()
-	m.next = next
-	if err = errors.Join(err, m.place.user.Own(next.set.Files())); err == nil {
-		err = m.writeLocked()
-	}
+	set, err := memory.Create(m.spec.Memory, m.spec.Name, wants)
 	if err != nil {
-		m.demoteLocked()
 		return nil, err
 	}
-	m.d.custody.keep(m.spec.Name, m.memory, next.set)
-	return next.set, nil
+	return m.nextLocked(nextRAM{set: set, spec: m.spec.Memory})
 }
 
 // checkWay refuses a way by which the source would copy RAM onto itself.
@@ -140,24 +132,29 @@ func (m *machine) cannotHandOver(why, remedy string) error {
 }
 
 // chooseAdopted is the mode of the first handoff of a guest that is in a QEMU that qlive did not start; none for any other guest, and for modes
-// that have nothing to do with that. Postcopy needs a word of somebody who knows what it risks.
+// that have nothing to do with that. Postcopy needs a word of somebody who knows what it risks, precopy of somebody who has the memory for it.
 func chooseAdopted(vm vmstate.VMSpec, a *vmstate.Adoption, asked vmstate.Mode) (flip.Choice, error) {
 	refuse := func(why, remedy string) (flip.Choice, error) {
 		return flip.Choice{}, vmstate.Errorf(vmstate.Unsupported, "cannot hand %s over: %s", vm.Name, why).With(remedy)
 	}
 	allowed := vm.Adopt != nil && vm.Adopt.AllowPostcopy
+	byName := `ask for it by name, mode %s (` + "`qlive migrate " + vm.Name + " --mode %[1]s`); docs/%s says what that means"
 	switch {
-	case a == nil, asked != vmstate.ModeAuto && asked != vmstate.ModeShared && asked != vmstate.ModePostcopy:
+	case a == nil, asked != vmstate.ModeAuto && asked != vmstate.ModeShared && asked != vmstate.ModePostcopy && asked != vmstate.ModePrecopy:
 		return flip.Choice{}, nil
+	case asked == vmstate.ModePrecopy:
+		return flip.Choice{Mode: vmstate.ModePrecopy, Why: "it was asked for by name"}, nil
+	case a.Mode == vmstate.ModePrecopy:
+		return refuse("its RAM can only be copied: "+a.Why, fmt.Sprintf(byName, vmstate.ModePrecopy, "precopy.md"))
 	case a.Mode != vmstate.ModePostcopy && asked == vmstate.ModePostcopy:
 		return refuse("its RAM is not private to its QEMU, which postcopy is for: "+a.Why, "ask for mode auto")
 	case a.Mode != vmstate.ModePostcopy:
 		return flip.Choice{Mode: vmstate.ModeShared, Why: a.Why}, nil
 	case asked == vmstate.ModeShared:
-		return refuse("its RAM is private to its QEMU, and no other can map it", "ask for mode postcopy, which moves it")
+		return refuse("its RAM is private to its QEMU, and no other can map it", "ask for mode postcopy, which moves it, or for mode precopy, which copies it")
 	case asked == vmstate.ModeAuto && !allowed:
 		return refuse("its RAM is private to its QEMU and has to be moved; from the switch until all of it has come neither QEMU alone has all of the guest, so mode auto does not choose that",
-			"ask for it by name, mode postcopy (`qlive migrate "+vm.Name+" --mode postcopy`); docs/adoption.md says what that means")
+			fmt.Sprintf(byName, vmstate.ModePostcopy, "adoption.md")+"; or, if the host has memory for a second copy of its RAM, for mode precopy")
 	case allowed:
 		return flip.Choice{Mode: vmstate.ModePostcopy, Why: a.Why + "; it was allowed when the guest was adopted"}, nil
 	}
@@ -203,11 +200,16 @@ func (g *generation) keepData(ctx context.Context) error {
 }
 
 // roomBeside makes sure that the host has room for what a handoff takes beside the source.
-func (m *machine) roomBeside(source *generation) error {
-	if source.foreign && m.adoption != nil {
+func (m *machine) roomBeside(r *run) error {
+	switch {
+	case r.mode == vmstate.ModePrecopy:
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.roomForCopy(m.next.spec, sizeOf(m.next.set))
+	case r.source.foreign && m.adoption != nil:
 		return scarcity.Memory("hand "+m.spec.Name+" over", m.adoption.PeakBytes)
 	}
-	return m.place.room(m.spec.Name, source.side.Process)
+	return m.place.room(m.spec.Name, r.source.side.Process)
 }
 
 // moveNames points the public names at a generation. Those of an adopted QEMU that is not root's were named by a user of the host, for whom

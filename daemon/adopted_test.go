@@ -12,6 +12,7 @@ import (
 func TestChooseAdopted(t *testing.T) {
 	private := &vmstate.Adoption{Mode: vmstate.ModePostcopy}
 	shared := &vmstate.Adoption{Mode: vmstate.ModeShared}
+	copied := &vmstate.Adoption{Mode: vmstate.ModePrecopy, Why: "it is a private copy"}
 	for _, tt := range []struct {
 		name    string
 		a       *vmstate.Adoption
@@ -29,6 +30,12 @@ func TestChooseAdopted(t *testing.T) {
 		{"private, auto, allowed", private, true, vmstate.ModeAuto, vmstate.ModePostcopy, ""},
 		{"private, by name", private, false, vmstate.ModePostcopy, vmstate.ModePostcopy, ""},
 		{"private, shared by name", private, true, vmstate.ModeShared, "", "no other can map it"},
+		{"private, precopy by name", private, false, vmstate.ModePrecopy, vmstate.ModePrecopy, ""},
+		{"shared, precopy by name", shared, false, vmstate.ModePrecopy, vmstate.ModePrecopy, ""}, // refused without another memory
+		{"copied, auto, whatever was allowed", copied, true, vmstate.ModeAuto, "", "can only be copied: it is a private copy"},
+		{"copied, shared by name", copied, true, vmstate.ModeShared, "", "can only be copied"},
+		{"copied, postcopy by name", copied, true, vmstate.ModePostcopy, "", "can only be copied"},
+		{"copied, precopy by name", copied, false, vmstate.ModePrecopy, vmstate.ModePrecopy, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := vmstate.VMSpec{Name: "vm1", Adopt: &vmstate.AdoptSpec{AllowPostcopy: tt.allowed}}

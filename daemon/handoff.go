@@ -92,7 +92,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 	if err != nil {
 		return vmstate.Migration{}, err
 	}
-	if mode.Mode == vmstate.ModePostcopy {
+	if intoNew(mode.Mode) {
 		regions = regionsOf(ram, source)
 	}
 	run := &run{m: m, source: source, binary: binary, number: m.number, mode: mode.Mode}
@@ -158,7 +158,7 @@ func (r *run) plan(ctx context.Context) (vmstate.QEMUProcess, error) {
 }
 
 func (r *run) start(ctx context.Context) (*flip.Side, error) {
-	if err := r.m.roomBeside(r.source); err != nil {
+	if err := r.m.roomBeside(r); err != nil {
 		return nil, err
 	}
 	if err := r.source.keepData(ctx); err != nil {

@@ -190,7 +190,11 @@ func (p place) room(vm string, source *qemu.Process) error {
 		return nil //nolint:nilerr // it has ended, as the next step will find
 	}
 	need := status.RSSAnon + status.PageTables
-	what := "hand " + vm + " over"
+	return p.holds("hand "+vm+" over", "a second QEMU", need)
+}
+
+// holds is an error unless host and cgroup have so many bytes more for what somebody means to do, which takes them for something.
+func (p place) holds(what, thing string, need uint64) error {
 	if err := scarcity.Memory(what, need); err != nil {
 		return err
 	}
@@ -202,8 +206,8 @@ func (p place) room(vm string, source *qemu.Process) error {
 		return err
 	}
 	if free, limited := use.FreeMemory(); limited && free < need {
-		return vmstate.Errorf(vmstate.Exhausted, "cannot %s: a second QEMU takes about %s of memory, and of the %s that the VM's QEMUs may have %s are free",
-			what, scarcity.MiB(need), scarcity.MiB(use.MemoryLimit), scarcity.MiB(free)).
+		return vmstate.Errorf(vmstate.Exhausted, "cannot %s: %s takes about %s of memory, and of the %s that the VM's QEMUs may have %s are free",
+			what, thing, scarcity.MiB(need), scarcity.MiB(use.MemoryLimit), scarcity.MiB(free)).
 			With("raise memory.max in " + p.group.Path() + "; the next start of the VM takes limits.memory_bytes")
 	}
 	return nil

@@ -23,9 +23,13 @@ type nextRAM struct {
 
 // checkRehousing refuses what cannot be asked for together with another backing.
 func checkRehousing(spec vmstate.MigrationSpec) error {
-	if spec.Mode != "" && spec.Mode != vmstate.ModeAuto && spec.Mode != vmstate.ModeShared {
+	switch spec.Mode {
+	case vmstate.ModePrecopy:
+		return nil
+	case "", vmstate.ModeAuto, vmstate.ModeShared:
+	default:
 		return vmstate.Errorf(vmstate.Invalid, "cannot hand %s over in mode %s and change what its RAM is made of", spec.VM, spec.Mode).
-			With("leave the mode out: RAM that is qlive's is moved while the guest stands")
+			With("leave the mode out: RAM that is qlive's is moved while the guest stands; or ask for mode precopy, which copies it while the guest runs")
 	}
 	if spec.Way != "" && spec.Way != vmstate.WayAuto && spec.Way != vmstate.WayDeviceState {
 		return vmstate.Errorf(vmstate.Invalid, "cannot hand %s over by way %s and change what its RAM is made of: the source must stay in no migration meanwhile", spec.VM, spec.Way).
@@ -34,9 +38,9 @@ func checkRehousing(spec vmstate.MigrationSpec) error {
 	return nil
 }
 
-// rehousing is what flip needs to know; nil if RAM stays where it is.
+// rehousing is what flip needs to know; nil if qlive does not move RAM.
 func (r *run) rehousing(to *vmstate.MemorySpec) *flip.Rehousing {
-	if to == nil {
+	if to == nil || r.mode == vmstate.ModePrecopy {
 		return nil
 	}
 	var warnings []string
@@ -63,23 +67,25 @@ func (m *machine) makeNext(_ context.Context, spec vmstate.MemorySpec) (_ *memor
 	if err := roomForRAM(asked, ram); err != nil {
 		return nil, err
 	}
-	next := nextRAM{spec: spec}
-	if next.set, err = memory.Remake(m.memory, spec, m.spec.Name); err != nil {
-		return nil, err
-	}
-	defer undo(&err, next.set.Close)
-	if err := m.place.user.Own(next.set.Files()); err != nil {
-		return nil, err
-	}
-	if next.identities, err = next.set.Identities(); err != nil {
+	set, err := memory.Remake(m.memory, spec, m.spec.Name)
+	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.nextLocked(nextRAM{set: set, spec: spec})
+}
+
+// nextLocked makes new RAM what the guest's is to be moved or copied into: it is written down and stored before anything maps it. If it cannot be it is closed.
+func (m *machine) nextLocked(next nextRAM) (_ *memory.Set, err error) {
+	next.identities, err = next.set.Identities()
 	m.next = next
-	defer undo(&err, func() error { m.next = nextRAM{}; return nil })
-	if err := m.writeLocked(); err != nil {
-		return nil, err
+	if err = errors.Join(err, m.place.user.Own(next.set.Files())); err == nil {
+		err = m.writeLocked()
+	}
+	if err != nil {
+		m.next = nextRAM{}
+		return nil, errors.Join(err, next.set.Close())
 	}
 	m.d.custody.keep(m.spec.Name, m.memory, next.set)
 	return next.set, nil
@@ -89,7 +95,7 @@ func (m *machine) makeNext(_ context.Context, spec vmstate.MemorySpec) (_ *memor
 func (m *machine) memoryFor(r *run) *memory.Set {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if r.memory != nil || r.mode == vmstate.ModePostcopy {
+	if r.memory != nil || intoNew(r.mode) {
 		return m.next.set
 	}
 	return m.memory

@@ -208,14 +208,11 @@ func (d *Daemon) Migrate(ctx context.Context, spec vmstate.MigrationSpec) (vmsta
 		if err := checkRehousing(spec); err != nil {
 			return vmstate.Migration{}, atStep("plan", named(err, spec.VM))
 		}
-		spec.Mode = vmstate.ModeShared
-	}
-	if spec.TimeoutS == 0 {
-		spec.TimeoutS = vmstate.DefaultTimeoutS
-		if spec.Hold {
-			spec.TimeoutS = vmstate.DefaultHoldS
+		if spec.Mode != vmstate.ModePrecopy {
+			spec.Mode = vmstate.ModeShared
 		}
 	}
+	spec.TimeoutS = spec.Timeout(m.now().RAMBytes)
 	if spec.MaxPauseMS == 0 {
 		spec.MaxPauseMS = vmstate.DefaultMaxPauseMS
 	}

@@ -11,13 +11,15 @@ import (
 
 // What estimates rest on; docs/adoption.md says where each comes from.
 const (
-	// postcopyRate is what postcopy moves over a unix socket at the least, in bytes a second.
-	postcopyRate = 250 << 20
-	// slack is what postcopy needs beside the guest's RAM: a tenth of it and this, bytes.
+	// streamRate is what QEMU sends over a unix socket at the least, in bytes a second.
+	streamRate = 250 << 20
+	// slack is what a second QEMU needs beside the guest's RAM, bytes; postcopy needs a tenth of that besides.
 	slack = 64 << 20
 	// pauseMS and sharedMS are what a handoff takes that copies nothing: the guest's pause and all of it.
 	pauseMS  = 10
 	sharedMS = 1500
+	// copyPauseMS is the pause of a handoff that copies, of a guest that does not change its memory as fast as it is copied.
+	copyPauseMS = 30
 )
 
 // Assess says what was found, and what it means for handing the guest over. Assent: the caller accepts what mode postcopy risks.
@@ -49,30 +51,31 @@ func orNone[T any](s []T) []T {
 	return s
 }
 
-// regionOf says what a block's memory leads to. A mode that QEMU would take and that loses or doubles RAM is never among it: what one
-// QEMU alone can map is moved into new memory, what qlive can map stays where it is, by a command line that both QEMUs agree on.
+// regionOf says what a block's memory leads to. A mode that QEMU would take and that loses or doubles RAM is never among it, but by the name of precopy: what one
+// QEMU alone can map is moved into new memory, what qlive can map stays where it is, by a command line that both QEMUs agree on, and what can neither be
+// moved nor stay is copied.
 func regionOf(f *Found, b Block) vmstate.AdoptedRegion {
 	r := vmstate.AdoptedRegion{
 		Name: b.Block, Object: b.ID, SizeBytes: b.SizeBytes, PageBytes: b.PageSize, Backing: b.Memory.Backing, Path: b.Memory.Path, Inode: b.Memory.Inode,
-		Mode: vmstate.ModeNone,
+		Mode: vmstate.ModePrecopy,
 	}
 	m := b.Memory
 	switch {
 	case b.Err != nil:
-		r.Why = b.Err.Error()
+		r.Mode, r.Why = vmstate.ModeNone, b.Err.Error()
 	case !m.Whole:
-		r.Why = "it is not one piece of memory that QEMU can write"
+		r.Mode, r.Why = vmstate.ModeNone, "it is not one piece of memory that QEMU can write"
 	case m.Backing == vmstate.PrivateFile:
-		r.Why = "it is a private copy of the file " + m.Path + ": QEMU would free nothing behind, or punch holes into the file, as it moved the guest out"
+		r.Why = "it is a private copy of the file " + m.Path + ", of which QEMU would free nothing behind, or punch holes into the file, as it moved the guest out: it can be copied"
 	case !m.Backing.Shared() && b.PageSize > smallPage:
-		r.Why = "its huge pages are private to this QEMU, and moving them needs as many free ones again"
+		r.Why = "its huge pages are private to this QEMU, which cannot be moved into others: they can be copied"
 	case !m.Backing.Shared():
 		r.Mode = vmstate.ModePostcopy
 		r.Why = "its pages are private to this QEMU: they are moved, once, into memory that qlive holds"
 	case b.Kind == "":
-		r.Why = "QEMU has no object for it, by which both QEMUs could agree on where it begins"
+		r.Why = "QEMU has no object for it, by which both QEMUs could agree on where it begins: it can be copied"
 	case m.Offset != 0 || m.FileBytes != b.SizeBytes:
-		r.Why = fmt.Sprintf("it begins at byte %d of a file of %d bytes, and must be the whole file", m.Offset, m.FileBytes)
+		r.Why = fmt.Sprintf("it begins at byte %d of a file of %d bytes, and would have to be the whole file to stay where it is: it can be copied", m.Offset, m.FileBytes)
 	default:
 		r.Mode, r.Ignored = vmstate.ModeShared, ignored(f.Version, b)
 		r.Why = "another QEMU can map the very same memory, which stays where it is"
@@ -92,14 +95,14 @@ func ignored(v cmdline.Version, b Block) bool {
 	return b.Kind == "memory-backend-file" || !v.AtLeast(8, 1)
 }
 
-// choose finds the mode of the first handoff: all regions stay, or all move. Postcopy empties the target's memory first, and QEMU does not
+// choose finds the mode of the first handoff: all regions stay, or all move, or all are copied. Postcopy empties the target's memory first, and QEMU does not
 // leave any RAM out of it: a region that both QEMUs map would lose what it holds.
 func choose(a *vmstate.Adoption, assent bool) {
 	a.Mode, a.Why = mode(a.Regions)
 	if len(a.Obstacles) > 0 {
 		a.Why += "; but something stands in the way"
 	}
-	a.NeedsAssent = a.Mode == vmstate.ModePostcopy && !assent
+	a.NeedsAssent = a.Mode == vmstate.ModePrecopy || a.Mode == vmstate.ModePostcopy && !assent
 }
 
 func mode(regions []vmstate.AdoptedRegion) (vmstate.Mode, string) {
@@ -108,13 +111,17 @@ func mode(regions []vmstate.AdoptedRegion) (vmstate.Mode, string) {
 		by[r.Mode] = r
 	}
 	none, cannot := by[vmstate.ModeNone]
+	copied, copies := by[vmstate.ModePrecopy]
 	moved, moves := by[vmstate.ModePostcopy]
 	stays, stay := by[vmstate.ModeShared]
+	const all = "; all of the guest's RAM is copied, once, into memory that qlive holds, while the host has it twice"
 	switch {
 	case cannot:
 		return vmstate.ModeNone, fmt.Sprintf("RAM block %s cannot be handed over: %s", none.Name, none.Why)
+	case copies:
+		return vmstate.ModePrecopy, fmt.Sprintf("RAM block %s can neither stay where it is nor be moved: %s%s", copied.Name, copied.Why, all)
 	case moves && stay:
-		return vmstate.ModeNone, fmt.Sprintf("RAM block %s is private to its QEMU and %s is not: QEMU moves all of a guest's RAM or leaves all of it", moved.Name, stays.Name)
+		return vmstate.ModePrecopy, fmt.Sprintf("RAM block %s is private to its QEMU and %s is not, and QEMU moves all of a guest's RAM or leaves all of it%s", moved.Name, stays.Name, all)
 	case moves:
 		return vmstate.ModePostcopy, "the guest's RAM is private to its QEMU: it is moved, once, into memory that qlive holds, and every later handoff copies nothing"
 	case stay:
@@ -135,7 +142,9 @@ func estimate(f *Found, a *vmstate.Adoption) {
 		a.PeakBytes, a.PauseMS, a.DurationMS = max(anon, slack), pauseMS, sharedMS
 	case vmstate.ModePostcopy:
 		untouched := size - min(anon, size) // of it the target has every page in the end
-		a.PeakBytes, a.PauseMS, a.DurationMS = untouched+size/10+slack, pauseMS, sharedMS+int64(size*1000/postcopyRate)
+		a.PeakBytes, a.PauseMS, a.DurationMS = untouched+size/10+slack, pauseMS, sharedMS+int64(size*1000/streamRate)
+	case vmstate.ModePrecopy:
+		a.PeakBytes, a.PauseMS, a.DurationMS = size+slack, copyPauseMS, sharedMS+int64(size*1000/streamRate)
 	}
 }
 

@@ -2,6 +2,7 @@ package foreign
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,18 +50,18 @@ func TestAssessRegions(t *testing.T) {
 	}{
 		{name: "private", block: block(vmstate.Private, ""), mode: vmstate.ModePostcopy, says: "private"},
 		{name: "private, with an object", block: block(vmstate.Private, "memory-backend-ram"), mode: vmstate.ModePostcopy, says: "private"},
-		{name: "an unlinked file, share=off", block: block(vmstate.PrivateFile, ""), change: func(b *Block) { b.Memory.Path = "/tmp/x (deleted)" }, mode: vmstate.ModeNone, says: "private copy"},
-		{name: "a named file, share=off", block: block(vmstate.PrivateFile, file), change: func(b *Block) { b.Memory.Path = "/template" }, mode: vmstate.ModeNone, says: "punch holes"},
-		{name: "private huge pages", block: block(vmstate.Private, file), change: func(b *Block) { b.PageSize = 2 * mib }, mode: vmstate.ModeNone, says: "huge pages"},
+		{name: "an unlinked file, share=off", block: block(vmstate.PrivateFile, ""), change: func(b *Block) { b.Memory.Path = "/tmp/x (deleted)" }, mode: vmstate.ModePrecopy, says: "private copy"},
+		{name: "a named file, share=off", block: block(vmstate.PrivateFile, file), change: func(b *Block) { b.Memory.Path = "/template" }, mode: vmstate.ModePrecopy, says: "punch holes"},
+		{name: "private huge pages", block: block(vmstate.Private, file), change: func(b *Block) { b.PageSize = 2 * mib }, mode: vmstate.ModePrecopy, says: "huge pages"},
 		{name: "file", block: block(vmstate.File, file), mode: vmstate.ModeShared, ignored: true, says: "very same memory"},
 		{name: "hugetlbfs", block: block(vmstate.Hugetlbfs, file), change: func(b *Block) { b.PageSize = 2 * mib }, mode: vmstate.ModeShared, ignored: true},
 		{name: "file, newer", block: block(vmstate.File, file), newer: true, mode: vmstate.ModeShared, ignored: true},
 		{name: "memfd on 7.2", block: block(vmstate.Memfd, memfd), mode: vmstate.ModeShared, ignored: true},
 		{name: "memfd on 10.0", block: block(vmstate.Memfd, memfd), newer: true, mode: vmstate.ModeShared, says: "only the way device_state"},
 		{name: "shared anonymous", block: block(vmstate.Anonymous, "memory-backend-ram"), newer: true, mode: vmstate.ModeShared, says: "only the way device_state"},
-		{name: "shared without an object", block: block(vmstate.Memfd, ""), mode: vmstate.ModeNone, says: "no object"},
-		{name: "inside a file", block: block(vmstate.File, file), change: func(b *Block) { b.Memory.Offset = 4096 }, mode: vmstate.ModeNone, says: "byte 4096"},
-		{name: "a longer file", block: block(vmstate.File, file), change: func(b *Block) { b.Memory.FileBytes *= 2 }, mode: vmstate.ModeNone, says: "must be the whole file"},
+		{name: "shared without an object", block: block(vmstate.Memfd, ""), mode: vmstate.ModePrecopy, says: "no object"},
+		{name: "inside a file", block: block(vmstate.File, file), change: func(b *Block) { b.Memory.Offset = 4096 }, mode: vmstate.ModePrecopy, says: "byte 4096"},
+		{name: "a longer file", block: block(vmstate.File, file), change: func(b *Block) { b.Memory.FileBytes *= 2 }, mode: vmstate.ModePrecopy, says: "have to be the whole file"},
 		{name: "in pieces", block: block(vmstate.File, file), change: func(b *Block) { b.Memory.Whole = false }, mode: vmstate.ModeNone, says: "not one piece"},
 		{name: "not found", block: block("", ""), change: func(b *Block) { b.Err = errors.New("nowhere") }, mode: vmstate.ModeNone, says: "nowhere"},
 	} {
@@ -116,29 +117,39 @@ func TestAssessSaysNoSecrets(t *testing.T) {
 	if a.NeedsAssent || !Assess(found(), false).NeedsAssent {
 		t.Error("assent to postcopy is not asked for where it is needed")
 	}
+	f := found()
+	f.Blocks = []Block{block(vmstate.PrivateFile, "memory-backend-file")}
+	if !Assess(f, true).NeedsAssent {
+		t.Error("consent to postcopy passes for one to precopy")
+	}
 }
 
-// Whatever blocks there are: where one is moved none stays beside it, since postcopy empties the target's memory; and one that cannot be handed
-// over holds all of them.
+// Whatever blocks there are: where one is moved none stays beside it, since postcopy empties the target's memory. What can neither all be moved nor all stay is
+// copied, and needs room for all of it; and one that cannot be handed over holds all of them.
 func TestAssessMixtures(t *testing.T) {
-	all := []Block{block(vmstate.Private, ""), block(vmstate.File, "memory-backend-file"), block(vmstate.Memfd, "")}
+	nowhere := block(vmstate.File, "memory-backend-file")
+	nowhere.Memory.Whole = false
+	all := []Block{block(vmstate.Private, ""), block(vmstate.File, "memory-backend-file"), block(vmstate.PrivateFile, "memory-backend-file"), nowhere}
 	rapid.Check(t, func(t *rapid.T) {
 		f := found()
 		f.Blocks = rapid.SliceOf(rapid.SampledFrom(all)).Draw(t, "blocks")
 		a := Assess(f, rapid.Bool().Draw(t, "assent"))
-		want := vmstate.ModeNone
+		want, size := vmstate.ModeNone, uint64(0)
 		for i, r := range a.Regions {
-			if i == 0 {
+			if size += r.SizeBytes; i == 0 {
 				want = r.Mode
 			}
 			if r.Mode != want {
-				want = vmstate.ModeNone
+				want = vmstate.ModePrecopy
 			}
 		}
-		if a.Mode != want {
-			t.Errorf("%+v leads to %s", a.Regions, a.Mode)
+		if slices.ContainsFunc(a.Regions, func(r vmstate.AdoptedRegion) bool { return r.Mode == vmstate.ModeNone }) {
+			want = vmstate.ModeNone
 		}
-		if (a.PeakBytes == 0) != (a.Mode == vmstate.ModeNone) {
+		if a.Mode != want {
+			t.Errorf("%+v leads to %s, want %s", a.Regions, a.Mode, want)
+		}
+		if (a.PeakBytes == 0) != (a.Mode == vmstate.ModeNone) || a.Mode == vmstate.ModePrecopy && a.PeakBytes < size {
 			t.Errorf("%s takes %d bytes", a.Mode, a.PeakBytes)
 		}
 	})

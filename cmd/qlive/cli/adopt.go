@@ -67,7 +67,10 @@ func describeAdoption(w *tabwriter.Writer, vm vmstate.VM) {
 		line("region "+r.Name, "%s of %s, pages of %s: %s, since %s", size(r.SizeBytes), r.Backing, size(r.PageBytes), r.Mode, r.Why)
 	}
 	line("mode", "%s: %s", f.Mode, f.Why)
-	if f.NeedsAssent {
+	switch {
+	case f.NeedsAssent && f.Mode == vmstate.ModePrecopy:
+		line("consent", "mode auto will not copy it: ask for mode precopy by name; the host has its RAM twice meanwhile")
+	case f.NeedsAssent:
 		line("consent", "mode auto will not move it: ask for mode postcopy by name, or adopt with --allow-postcopy")
 	}
 	if f.Mode != vmstate.ModeNone {

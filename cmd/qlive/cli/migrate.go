@@ -24,13 +24,33 @@ type handoff struct {
 func (h *handoff) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&h.to, "to", "", "the QEMU to hand over to; by default the file that is now at the VM's own binary's path")
-	f.StringVar(&h.mode, "mode", "auto", "how memory gets there: auto, shared, cpr or postcopy")
+	f.StringVar(&h.mode, "mode", "auto", "how memory gets there: auto, shared, cpr, postcopy or precopy")
 	f.StringVar(&h.way, "way", "auto", "how the guest is switched over: auto, device_state, stop_first or live")
 	f.StringVar(&h.populate, "populate", "auto", "fill the target's page tables beforehand, of regions without holes: auto or never")
 	f.DurationVar(&h.maxPause, "max-pause", 0, fmt.Sprintf("pause at which the handoff is undone (default %s)", time.Duration(vmstate.DefaultMaxPauseMS)*time.Millisecond))
-	f.DurationVar(&h.timeout, "timeout", 0, fmt.Sprintf("time after which a handoff that has not switched is undone (default %ds, a day with --hold)", vmstate.DefaultTimeoutS))
+	f.DurationVar(&h.timeout, "timeout", 0, fmt.Sprintf("time after which a handoff that has not switched is undone (default %ds, in mode precopy 1s more for each 64 MiB, a day with --hold)", vmstate.DefaultTimeoutS))
 	f.BoolVar(&h.hold, "hold", false, "stop before the switch, until qlive migration continue")
 	f.BoolVar(&h.detach, "detach", false, "do not wait for the end")
+	for flag, values := range map[string][]string{"mode": modes(), "way": ways()} {
+		if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			panic(err) // the flags are defined above
+		}
+	}
+}
+
+// modes and ways are what can be asked for by name.
+func modes() []string {
+	return named(vmstate.ModeAuto, vmstate.ModeShared, vmstate.ModeCPR, vmstate.ModePostcopy, vmstate.ModePrecopy)
+}
+
+func ways() []string { return named(append([]vmstate.Way{vmstate.WayAuto}, vmstate.Ways()...)...) }
+
+func named[T ~string](list ...T) []string {
+	names := make([]string, len(list))
+	for i, v := range list {
+		names[i] = string(v)
+	}
+	return names
 }
 
 // spec is the request for a VM.
@@ -79,9 +99,13 @@ func (a *app) migrateCmd() *cobra.Command {
 if anything fails before that, it goes on in the old one, and the exit code is 7. Ctrl-C stops waiting, and nothing else.
 
 With --hugepages, --hugetlbfs or --memfd its memory is made of something else from then on. It is copied while the guest stands:
-how long that will take is measured first, and refused with the numbers unless --max-pause allows it.`,
+how long that will take is measured first, and refused with the numbers unless --max-pause allows it. With --mode precopy as well
+it is copied while the guest runs, and the host holds it twice meanwhile.
+
+Auto never chooses the modes postcopy and precopy, which move and copy memory that is private to a QEMU of somebody else's.`,
 		Example: `  qlive migrate vm1 --to /opt/qemu-11/bin/qemu-system-x86_64
-  qlive migrate vm1 --hugepages 2M --max-pause 5s`,
+  qlive migrate vm1 --hugepages 2M --max-pause 5s
+  qlive migrate vm1 --hugepages 2M --mode precopy`,
 		Args: takes("VM"), ValidArgsFunction: a.completeVMs,
 		RunE: func(c *cobra.Command, args []string) error { return a.migrate(c.Context(), args[0], h) },
 	}

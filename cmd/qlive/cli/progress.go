@@ -98,5 +98,8 @@ func regionLine(m vmstate.Migration) string {
 	for _, r := range m.Regions {
 		parts = append(parts, fmt.Sprintf("%s %s %d%%", r.Name, r.State, r.Progress))
 	}
+	if c := m.Copy; c != nil {
+		parts = append(parts, fmt.Sprintf("round %d, %s left", c.Rounds, size(c.RemainingBytes)))
+	}
 	return strings.Join(parts, "  ")
 }

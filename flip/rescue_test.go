@@ -227,6 +227,7 @@ func wrecks() map[string]wreck {
 		"rolled back":               {phase: vmstate.RolledBack, source: run, wantEnd: vmstate.RolledBack, keeper: "source"},
 	}
 	maps.Copy(all, postcopyWrecks())
+	maps.Copy(all, precopyWrecks())
 	return all
 }
 

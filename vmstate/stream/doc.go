@@ -5,7 +5,7 @@
 // do not share (firmware, option ROMs, video memory, ACPI tables, flash). Once the guest has stopped, it
 // adds what has changed and the devices' sections as xen-save-devices-state wrote them, in one write.
 // [ReturnPath] reads what the target answers. [Parse] takes whole streams apart: those of a Composer, of
-// `migrate` and of xen-save-devices-state.
+// `migrate` and of xen-save-devices-state. [Sieve] is for postcopy, and is not concerned with the others.
 //
 //	c, err := stream.NewComposer(channel, stream.Config{Machine: "pc-q35-7.2", IgnoreShared: true})
 //	err = c.Begin(blocks)                     // all of them, shared ones too
@@ -145,6 +145,21 @@
 // without a SHUT; a later one sends it, and then exits unless migrate-incoming had exit-on-error=false.
 // An error in the configuration comes before the return path is open. So the end of the return path
 // without SHUT 0 is a failure, whose reason stands on the target's stderr.
+//
+// # Postcopy
+//
+// A [Sieve] reads the stream of a postcopy on its way from one QEMU to another, and keeps pages of zeroes back [postcopy_start, ram_load_postcopy]:
+//
+//	header, CONFIGURATION, OPEN_RETURN_PATH, PING 1, POSTCOPY_ADVISE
+//	START "ram" with the table; PART with pages, or none
+//	POSTCOPY_RAM_DISCARD, any number   the target throws these pages away
+//	PACKAGED                           holds POSTCOPY_LISTEN, the devices, PING 3, POSTCOPY_RUN
+//	PING 4
+//	PART and END "ram"                 pages, each once, in any order
+//	EOF                                nothing behind it
+//
+// The target has emptied its memory before. It asks for what its guest touches, with REQ_PAGES_ID, or REQ_PAGES for the block of the last request; a source
+// that is asked for what it has sent does nothing. A page that comes twice fails the load.
 //
 // # While the target waits
 //

@@ -21,6 +21,7 @@ func rooms() map[string][]string {
 		"internal/proc":      {},
 		"internal/qmp":       domain,
 		"internal/failpoint": domain,
+		"internal/relay":     {"vmstate/stream"},
 		"internal":           {"vmstate", "internal"},
 		"flip/memory":        domain,
 		"flip/memory/move":   {"vmstate", "internal/atomicfile", "flip/memory"},

@@ -40,12 +40,28 @@ type Command struct {
 // Start runs c. The process leads a session of its own and outlives this one. Errors are those of [Admit]; of Kind Host, or Exhausted if
 // there may not be one process more; or QEMU if the file cannot be executed.
 func Start(c Command) (*Process, error) {
+	return logged(c, func(log *os.File) (*Process, error) { return start(c, log) })
+}
+
+// StartSelf is [Start] for this very program, whatever has become of its file. c.Binary is not looked at.
+func StartSelf(c Command) (*Process, error) {
+	c.Binary = &Binary{Path: os.Args[0]}
+	program, err := os.OpenFile("/proc/self/exe", unix.O_PATH, 0)
+	if err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot run %s once more: %w", c.Binary.Path, cause(err))
+	}
+	defer program.Close()
+	return logged(c, func(log *os.File) (*Process, error) { return launch(c, program, log) })
+}
+
+// logged opens c's log for whoever starts it.
+func logged(c Command, start func(log *os.File) (*Process, error)) (*Process, error) {
 	log, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot open QEMU's log %s: %w", c.Log, cause(err))
 	}
 	defer log.Close()
-	p, err := start(c, log)
+	p, err := start(log)
 	if err != nil {
 		return nil, err
 	}
@@ -54,14 +70,19 @@ func Start(c Command) (*Process, error) {
 }
 
 func start(c Command, log *os.File) (*Process, error) {
-	if err := keepOurs(); err != nil {
-		return nil, vmstate.Errorf(vmstate.Host, "cannot keep descriptors from %s: %w", c.Binary.Path, err)
-	}
 	program, err := c.Binary.open()
 	if err != nil {
 		return nil, err
 	}
 	defer program.Close()
+	return launch(c, program, log)
+}
+
+// launch runs a program that was opened before.
+func launch(c Command, program, log *os.File) (*Process, error) {
+	if err := keepOurs(); err != nil {
+		return nil, vmstate.Errorf(vmstate.Host, "cannot keep descriptors from %s: %w", c.Binary.Path, err)
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, vmstate.Errorf(vmstate.Host, "cannot run %s: %w", c.Binary.Path, err)

@@ -36,6 +36,34 @@ func begin(t *testing.T, c qemu.Command) *qemu.Process {
 	return p
 }
 
+// This program can be run once more, with what it is given and nothing else.
+func TestStartSelf(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for _, name := range []string{"", "nobody"} {
+		user, err := qemu.LookUpUser(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := filepath.Join(t.TempDir(), "log")
+		p, err := qemu.StartSelf(qemu.Command{Args: []string{"-test.run=^$"}, Files: []*os.File{null}, Dir: "/", Env: []string{}, Log: log, User: user})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if err := p.Release(); err != nil {
+			t.Error(err)
+		}
+		said, err := os.ReadFile(log)
+		if exit, _ := p.Exited(); err != nil || exit != (qemu.Exit{Known: true}) || !strings.Contains(string(said), "no tests to run") {
+			t.Errorf("as %q it %s and said %q, %v", name, exit, said, err)
+		}
+	}
+}
+
 // copyOf makes a copy of a program.
 func copyOf(t *testing.T, program, path string, mode os.FileMode) string {
 	t.Helper()

@@ -40,6 +40,7 @@ type Daemon struct {
 	taken      chan struct{} // closed once every guest that an earlier daemon has left is taken up
 	cgroups    cgroups
 	lull       lull
+	relayVerb  string
 	trust      vmstate.Trust // in the host's users; set by Open
 
 	condition   *condition
@@ -66,6 +67,8 @@ type Options struct {
 	MonitorLimit time.Duration
 	// ContLimit is how long a target may take to answer when it is told to run; 0 takes the default, 30 seconds.
 	ContLimit time.Duration
+	// Relay is the argument by which this program is a relay (package internal/relay). Empty: it cannot be one, and postcopy goes without.
+	Relay string
 	// Systemd is the service manager, nil for none. It is closed by who opened it, after the daemon.
 	Systemd *systemd.Service
 }
@@ -75,7 +78,7 @@ func New(cfg Config, opts Options) *Daemon {
 	h := newHub()
 	d := &Daemon{
 		cfg: cfg, log: opts.Log, hub: h, registry: newRegistry(opts.Version, h),
-		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit), contLimit: opts.ContLimit,
+		failpoints: opts.Failpoints, answerTime: cmp.Or(opts.MonitorLimit, monitorLimit), contLimit: opts.ContLimit, relayVerb: opts.Relay,
 		machines: make(map[string]*machine), handoffs: make(map[string]*flip.Handoff),
 	}
 	d.metrics = newMetrics(opts.Version, d.registry)

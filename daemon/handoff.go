@@ -108,6 +108,7 @@ func (m *machine) migrate(spec vmstate.MigrationSpec, mode flip.Choice, id strin
 		Spec: spec, Number: run.number, Arrived: source.number > 0, Mode: mode.Mode, Why: mode.Why, Way: way, Source: source.side, Memory: ram, Objects: m.objects,
 		Plan: run.plan, Start: run.start, Journal: recorder{m.journal}, Publish: run.publish, Failpoints: m.d.failpoints, ContLimit: m.d.contLimit,
 		Offer: cmdline.OfferBelow(m.d.cfg.generationDir(m.spec.Name, run.number)), Own: m.place.user.Give,
+		Relay:   run.relay(),
 		Rehouse: run.rehousing(spec.Memory),
 		Scripts: m.runsScripts(source), Alone: run.alone,
 		Gate: &m.gate, Quiet: run.quiet, Log: m.log,

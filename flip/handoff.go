@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"qlive/flip/memory"
+	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
@@ -52,6 +54,8 @@ type Config struct {
 	// run as, and may be nil.
 	Offer string
 	Own   func(path string) error
+	// Relay starts the process of a relay (package internal/relay) between two sockets, which stay the caller's; mode postcopy, nil for never.
+	Relay func(source, target *os.File) (*qemu.Process, error)
 	// Gate is held from the last look at the guest until it runs in one of the two: whoever holds it may pause, resume or reset
 	// the guest.
 	Gate sync.Locker
@@ -68,6 +72,7 @@ type Handoff struct {
 	way    way
 	ears   ears
 	primed primed
+	relay  *qemu.Process // mode postcopy: in the middle of the channel; nil for none
 	target *Side
 	new    rehoused // zero if RAM stays where it is
 	trace  *Trace
@@ -304,6 +309,7 @@ func (h *Handoff) openGate() {
 func (h *Handoff) forget() {
 	h.way.close()
 	h.forgetMemory()
+	h.forgetRelay()
 	h.mode, h.way, h.undos = nil, nil, nil
 }
 

@@ -85,6 +85,9 @@ func (m *postcopyMode) arrived(ctx context.Context) (bool, error) {
 		how := "the source died before all pages had come"
 		if !h.cfg.Source.EndedSoon() {
 			how = fmt.Sprintf("the channel broke before all pages had come (%s)", target.Status)
+			if h.relayDied() {
+				how = "the process in the middle of the channel died before all pages had come"
+			}
 		}
 		return false, h.tornApart(how, nil)
 	}

@@ -17,6 +17,8 @@ type postcopyWay struct {
 	migrateWay
 	was    settings          // of the source
 	events *qmp.Subscription // of the target, from before it runs until all pages have come
+
+	untouched, size uint64 // bytes of guest RAM that the source has never touched, and all of them
 }
 
 const (
@@ -34,7 +36,7 @@ func (w *postcopyWay) prepare(ctx context.Context) error {
 	if err := w.configureSource(ctx); err != nil {
 		return err
 	}
-	a, b, err := bufferedPair(postcopyBuffer)
+	a, b, err := w.channel()
 	if err != nil {
 		return err
 	}

@@ -11,13 +11,19 @@ import (
 	"github.com/spf13/cobra"
 
 	"qlive/cmd/qlive/cli"
+	"qlive/internal/relay"
 	"qlive/vmstate"
 )
 
 // version is set by the linker.
 var version = "unknown"
 
-func main() { os.Exit(run()) }
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == relay.Verb { // by the daemon: no command of anybody's
+		os.Exit(relay.Main())
+	}
+	os.Exit(run())
+}
 
 func run() int {
 	dir, err := os.Getwd()

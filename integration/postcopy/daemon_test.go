@@ -16,6 +16,7 @@ import (
 	"qlive/flip"
 	"qlive/integration/env"
 	"qlive/integration/postcopy/stranger"
+	"qlive/internal/relay"
 	"qlive/vmstate"
 )
 
@@ -31,6 +32,9 @@ type order struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == relay.Verb {
+		os.Exit(relay.Main())
+	}
 	text := os.Getenv(inChild)
 	if text == "" {
 		os.Exit(m.Run())
@@ -60,7 +64,7 @@ func playDaemon(text string) error {
 	if err != nil {
 		return err
 	}
-	m, err := g.Move(o.To, stranger.Options{Recorded: func(r flip.Record) {
+	m, err := g.Move(o.To, stranger.Options{Relay: true, Recorded: func(r flip.Record) {
 		if err := json.NewEncoder(journal).Encode(r); err != nil {
 			panic(err)
 		}

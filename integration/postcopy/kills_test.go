@@ -9,6 +9,7 @@ import (
 	"qlive/integration/env"
 	"qlive/integration/guest"
 	"qlive/integration/postcopy/stranger"
+	"qlive/internal/qemu"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
 )
@@ -31,9 +32,11 @@ func (a at) Hit(_ context.Context, name string) error {
 	return nil
 }
 
-func kill(side *flip.Side) {
-	_ = side.Process.Kill() // it may have ended
-	<-side.Gone()
+func kill(side *flip.Side) { end(side.Process) }
+
+func end(p *qemu.Process) {
+	_ = p.Kill() // it may have ended
+	<-p.Done()
 }
 
 // Until the source has let go of the guest, whatever happens to the target undoes the handoff, and leaves nothing behind.
@@ -49,6 +52,8 @@ func TestTargetKilledBeforeTheSwitch(t *testing.T) {
 		"as the migration has begun": {Failpoints: at{"flip.begin.after", func() error { kill(m.Target); return nil }}},
 		"as it is committed to":      {Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
 		"by a failure of qlive's":    {Failpoints: at{"flip.begin.after", func() error { return errors.New("no") }}},
+		"with a relay":               {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
+		"its relay":                  {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { end(m.Relay) })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m = move(t, g, env.Stable, o)
@@ -88,11 +93,12 @@ func TestKilledWhilePagesCome(t *testing.T) {
 	}{
 		"source": {func(g *stranger.Guest, _ *stranger.Move) { kill(g.Source) }, true, env.Newest},
 		"target": {func(_ *stranger.Guest, m *stranger.Move) { kill(m.Target) }, false, env.Installed},
+		"relay":  {func(_ *stranger.Guest, m *stranger.Move) { end(m.Relay) }, true, env.Stable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := boot(t, e, small(tt.version))
 			var m *stranger.Move
-			m = move(t, g, env.Stable, stranger.Options{Recorded: onlyIn(vmstate.Draining, func() { tt.kill(g, m) })})
+			m = move(t, g, env.Stable, stranger.Options{Relay: true, Recorded: onlyIn(vmstate.Draining, func() { tt.kill(g, m) })})
 			keeper, err := m.Run(t.Context())
 			if v := m.Migration(); vmstate.KindOf(err) != vmstate.Lost || keeper != nil || v.Phase != vmstate.Failed {
 				t.Fatalf("ended %s, %v", v.Phase, err)
@@ -110,7 +116,7 @@ func TestKilledWhilePagesCome(t *testing.T) {
 				t.Errorf("a daemon that comes after finds %s, undecided %v, keeper %v: %v", out.Migration.Phase, out.Undecided, out.Keeper, out.Err)
 			}
 			for who, side := range sides { // a target may be looked at; a source has nothing left to look for
-				if _, over := side.Process.Exited(); over == (who == "target") {
+				if _, over := side.Process.Exited(); over == (who == "target" || name == "relay") {
 					t.Errorf("the %s has ended: %v", who, over)
 				}
 			}

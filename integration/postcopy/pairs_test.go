@@ -2,6 +2,8 @@ package postcopy_test
 
 import (
 	"errors"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,21 +17,37 @@ import (
 
 const mib = 1 << 20
 
-// A guest with private RAM that dirties its memory all the time moves from each version and to each version, and loses nothing.
+// A guest with private RAM that dirties its memory all the time moves from each version and to each version, and loses nothing. With a relay, what it
+// has never touched takes no memory afterwards, though it touches more while its pages come.
 func TestPairs(t *testing.T) {
 	e := locate(t)
-	for _, pair := range [][2]string{
-		{env.Installed, env.Newest}, {env.Stable, env.Installed}, {env.Newest, env.Stable},
+	for _, tt := range []struct {
+		from, to     string
+		relay, early bool // early: the guest is moved as it fills its memory
+	}{
+		{env.Installed, env.Newest, true, true}, {env.Stable, env.Installed, false, false}, {env.Newest, env.Stable, true, false},
 	} {
-		t.Run(pair[0]+" to "+pair[1], func(t *testing.T) {
-			g := boot(t, e, stranger.Spec{QEMU: pair[0], MiB: 256, Guest: guest.Params{FillMiB: 64, DirtyMiB: 8, DirtyPPS: 2000, VerifySecs: 1}})
-			m := move(t, g, pair[1], stranger.Options{})
+		t.Run(tt.from+" to "+tt.to, func(t *testing.T) {
+			s := stranger.Spec{QEMU: tt.from, MiB: 256, Guest: guest.Params{FillMiB: 64, DirtyMiB: 8, DirtyPPS: 2000, VerifySecs: 1}}
+			if tt.early {
+				s.Guest.FillMiB = 96 // so much that in the end a quarter of all is still untouched
+			}
+			g := start(t, e, s)
+			if err := g.Until(t.Context(), "is there", func(r beats.Report) bool { return len(r.Boots) > 0 }); err != nil {
+				t.Fatal(err)
+			}
+			if !tt.early {
+				up(t, g)
+			}
+			m := move(t, g, tt.to, stranger.Options{Relay: tt.relay})
 			peak := watchPeak(t, g, m)
 			keeper, err := m.Run(t.Context())
 			held := peak()
 			if err != nil || keeper == nil || keeper != m.Target {
 				t.Fatalf("%v; log %+v; target: %q", err, m.Migration().Log, m.Target.Process.Tail(10))
 			}
+			checkRelay(t, g, m, tt.relay)
+			up(t, g)
 			v := m.Migration()
 			if v.PauseUS == nil || v.QEMUPause == nil {
 				t.Fatalf("nobody knows how long the pause was: %+v", v)
@@ -109,10 +127,41 @@ func start(t *testing.T, e env.Env, s stranger.Spec) *stranger.Guest {
 func boot(t *testing.T, e env.Env, s stranger.Spec) *stranger.Guest {
 	t.Helper()
 	g := start(t, e, s)
+	up(t, g)
+	return g
+}
+
+func up(t *testing.T, g *stranger.Guest) {
+	t.Helper()
 	if err := g.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return g
+}
+
+// checkRelay makes sure that there was one if there should be, that it has ended by itself, and that with it what the guest never touched takes no memory.
+func checkRelay(t *testing.T, g *stranger.Guest, m *stranger.Move, relay bool) {
+	t.Helper()
+	owned, err := m.Memory.Regions()[0].AllocatedBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (m.Relay != nil) != relay {
+		t.Fatalf("there was a relay: %v", !relay)
+	}
+	if !relay {
+		if owned != 256*mib {
+			t.Errorf("without a relay the new memory takes %d bytes", owned)
+		}
+		return
+	}
+	said, err := os.ReadFile(g.Path("relay.log"))
+	if exit, over := m.Relay.Exited(); err != nil || !over || !exit.Known || exit.Code != 0 || exit.Signal != 0 || strings.Contains(string(said), "none was kept back") {
+		t.Errorf("the relay has ended: %v, it %s and has said %q, %v", over, exit, said, err)
+	}
+	t.Logf("the new memory takes %d MiB: %s", owned/mib, said)
+	if owned > 192*mib {
+		t.Errorf("of 256 MiB of which the guest has touched at most half the new memory takes %d bytes", owned)
+	}
 }
 
 func move(t *testing.T, g *stranger.Guest, to string, o stranger.Options) *stranger.Move {

@@ -94,7 +94,7 @@ func measure(ctx context.Context, e env.Env, o Options, move mover) (s Sample, e
 	if err := g.Up(ctx); err != nil {
 		return s, err
 	}
-	m, err := g.Move(o.To, stranger.Options{})
+	m, err := g.Move(o.To, stranger.Options{Relay: true})
 	if err != nil {
 		return s, err
 	}

@@ -3,6 +3,7 @@ package stranger
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 
@@ -12,6 +13,7 @@ import (
 	"qlive/flip/memory"
 	"qlive/internal/qemu"
 	"qlive/internal/qmp"
+	"qlive/internal/relay"
 	"qlive/vmstate"
 )
 
@@ -27,7 +29,8 @@ type Move struct {
 	OnTarget func(*qmp.Client)
 
 	mu      sync.Mutex
-	Target  *flip.Side // once it has been started
+	Target  *flip.Side    // once it has been started
+	Relay   *qemu.Process // nil if none was started
 	records []flip.Record
 	seen    []vmstate.Migration
 }
@@ -39,6 +42,8 @@ type Options struct {
 	Hold       bool
 	Backing    vmstate.MemorySpec
 	User       *qemu.User // that the target runs as; nil for that of this process
+	// Relay is for a move with which this program may be run once more as a relay (package internal/relay).
+	Relay bool
 	// Recorded is told of every record, before the handoff goes on; nil for nobody.
 	Recorded func(flip.Record)
 	Log      zerolog.Logger
@@ -60,6 +65,10 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 	if mode == "" {
 		mode = vmstate.ModePostcopy
 	}
+	var between func(source, target *os.File) (*qemu.Process, error)
+	if o.Relay {
+		between = m.startRelay
+	}
 	m.Handoff = flip.New(flip.Config{
 		Migration: vmstate.Migration{
 			ID: "mig-1", VM: "stranger", Regions: regions,
@@ -70,9 +79,18 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 		Plan: func(context.Context) (vmstate.QEMUProcess, error) {
 			return vmstate.QEMUProcess{Binary: g.env.QEMU(to), Version: to}, nil
 		},
-		Start: m.StartTarget, Journal: &journal{m: m, told: o.Recorded}, Publish: m.publish, Failpoints: o.Failpoints, Gate: new(sync.Mutex), Log: o.Log,
+		Start: m.StartTarget, Journal: &journal{m: m, told: o.Recorded}, Publish: m.publish, Failpoints: o.Failpoints, Gate: new(sync.Mutex), Log: o.Log, Relay: between,
 	})
 	return m, nil
+}
+
+// startRelay starts the process between the two QEMUs.
+func (m *Move) startRelay(source, target *os.File) (*qemu.Process, error) {
+	p, err := qemu.StartSelf(qemu.Command{Args: []string{relay.Verb}, Files: []*os.File{source, target}, Log: m.guest.path("relay", "log"), Env: []string{}})
+	m.mu.Lock()
+	m.Relay = p
+	m.mu.Unlock()
+	return p, err
 }
 
 // block is the RAM block of a plain -m.

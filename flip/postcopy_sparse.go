@@ -1,0 +1,85 @@
+package flip
+
+import (
+	"os"
+	"time"
+
+	"qlive/internal/proc"
+	"qlive/internal/scarcity"
+)
+
+// sparseShare is the part of guest RAM, one in so many, that the source must not have touched for a relay to be put into the channel. What passes the relay
+// takes it longer, what it keeps back takes no time: docs/postcopy.md has the figures.
+const sparseShare = 4
+
+// relayLimit bounds how long it is waited for a relay to see that both QEMUs have hung up.
+const relayLimit = time.Second
+
+// countUntouched finds out how much of guest RAM the source has never touched. What it cannot see counts as touched.
+func (m *postcopyMode) countUntouched() {
+	m.way.untouched, m.way.size = 0, 0
+	tables, err := proc.OpenPagemap(m.h.cfg.Source.Process.PID())
+	if err != nil {
+		return
+	}
+	defer tables.Close()
+	for _, at := range m.at {
+		size := at.End - at.Start
+		touched := uint64(0)
+		if err := tables.Touched(at, func(r proc.Range) { touched += r.End - r.Start }); err != nil {
+			touched = size
+		}
+		m.way.size += size
+		m.way.untouched += size - min(touched, size)
+	}
+}
+
+// channel makes the channel that the pages go through: one socket pair, or, where much of guest RAM was never touched, two with a process between them that
+// keeps pages of zeroes from the target. a is the source's end.
+func (w *postcopyWay) channel() (a, b *os.File, err error) {
+	a, b, err = bufferedPair(postcopyBuffer)
+	if err != nil || w.h.cfg.Relay == nil || w.untouched*sparseShare < w.size {
+		return a, b, err
+	}
+	c, d, err := bufferedPair(postcopyBuffer)
+	if err == nil {
+		if w.h.relay, err = w.h.cfg.Relay(b, c); err != nil {
+			c.Close()
+			d.Close()
+		}
+	}
+	if err != nil {
+		w.h.logf("what the guest has never touched will take memory: %v", err)
+		return a, b, nil
+	}
+	b.Close()
+	c.Close()
+	w.h.logf("%s of guest RAM were never touched, and take no memory in the target; the process %d keeps them out of the channel",
+		scarcity.MiB(w.untouched), w.h.relay.PID())
+	return a, d, nil
+}
+
+// forgetRelay lets go of the relay, which ends with the QEMUs.
+func (h *Handoff) forgetRelay() {
+	if h.relay == nil {
+		return
+	}
+	select {
+	case <-h.relay.Done():
+	case <-time.After(relayLimit): // both have been left as they are, for a person to look at
+	}
+	_ = h.relay.Release() // nothing is left of it
+}
+
+// relayDied tells whether the channel broke because the process in its middle has ended.
+func (h *Handoff) relayDied() bool {
+	if h.relay == nil {
+		return false
+	}
+	select {
+	case <-h.relay.Done():
+	case <-time.After(relayLimit):
+	}
+	exit, over := h.relay.Exited()
+	return over && (exit.Signal != 0 || exit.Code != 0)
+}

@@ -38,6 +38,22 @@ func (l *left) standing() bool {
 	return false
 }
 
+// arriving tells whether the guest is in its target, or on its way there, while its memory follows: that takes as long as there is memory, or as a
+// QEMU hangs.
+func (l *left) arriving() bool {
+	if len(l.history) == 0 {
+		return false
+	}
+	switch last := l.history[len(l.history)-1].last(); last.Phase {
+	case vmstate.Committing, vmstate.Committed, vmstate.Draining:
+		return last.Mode == vmstate.ModePostcopy && !last.Whole
+	}
+	return false
+}
+
+// arriveSoon is how long the daemon's start waits for guests that are arriving.
+const arriveSoon = time.Second
+
 // takeUp takes up every VM that an earlier daemon has left, and returns when each is seen to, or has said that it takes longer: guests that stand go
 // before the others, and none waits for another.
 func (d *Daemon) takeUp(list []*left) {
@@ -49,7 +65,16 @@ func (d *Daemon) takeUp(list []*left) {
 			turns <- struct{}{}
 		}
 		all.Go(func() {
-			d.takeUpOne(l)
+			seen := make(chan struct{})
+			d.tasks.Go(func() { defer close(seen); d.takeUpOne(l) })
+			var enough <-chan time.Time
+			if l.arriving() {
+				enough = time.After(arriveSoon)
+			}
+			select {
+			case <-seen:
+			case <-enough: // until it is seen to it is shown as starting
+			}
 			if !l.standing() {
 				<-turns
 			}

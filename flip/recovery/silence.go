@@ -19,13 +19,13 @@ func Silent(e Evidence) bool {
 // Obvious is what a person could only decide of a handoff that has failed out of silence, now that the silent one has spoken. Open says, as the record
 // does, whether the target may have run.
 //
-//   - It was the source, behind the fence: it has the guest, and nobody else could.
+//   - It was the source, behind the fence: it has the guest, and nobody else could; in mode postcopy, too, if it has not let go of it.
 //   - It was the target, which had been told to run: whether it has obeyed or stands, the guest is the target's, and the source is ended first.
 //
 // Anything else stays undecided.
 func Obvious(e Evidence, open bool) Choice {
 	switch {
-	case e.Phase != vmstate.Failed || e.Resolve != Undecided || e.Stranger || e.Pages != Together:
+	case e.Phase != vmstate.Failed || e.Resolve != Undecided || e.Stranger || e.Pages != Together && (open || e.Pages != Unmoved):
 		return Undecided
 	case !open && e.Target.Gone() && !e.Moved && (e.Source == Runs || e.Source == Stands || e.Source == Moving || e.Source == Ended):
 		return ToSource

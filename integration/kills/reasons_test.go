@@ -19,7 +19,7 @@ type reason struct {
 	party  stage.Party
 	phases []vmstate.Phase // of the handoff when it was struck
 	daemon bool            // was killed with it
-	says   []string        // one of these; VM and PID are the VM's name and the victim's number, PHASE what the daemon was at, TARGET how it was found, WHY
+	says   []string        // one of these; VM and PID are the VM's name and the victim's number, PHASE what the daemon was at, TARGET and SEEN how a QEMU was found
 }
 
 const (
@@ -28,8 +28,13 @@ const (
 	unseen   = "cannot go on with VM: its QEMU, process PID, was killed or crashed while no daemon was watching"
 	cutOff   = "cannot go on with the handoff of VM as it was: the daemon ended while it was PHASE; "
 	bothDead = cutOff + "the source was found dead, the target TARGET; both QEMUs are dead"
-	apart    = ", and neither QEMU has all of its memory"
 	mayHave  = "the target dead; the target is dead and may have run: the guest's RAM may have moved on from what the source knows"
+
+	apart      = ", and neither QEMU has all of its memory"
+	letGo      = "the guest is lost: the source died as it let go of it" + apart
+	tookIt     = "the guest is lost: the target ended as it took it: WHY" + apart
+	comingFrom = "the guest is lost: the source died before all pages had come" + apart
+	comingTo   = "the guest is lost: the target died before all pages had come" + apart
 )
 
 // reasons has a row for each way in which the only runner can be killed. How a QEMU of an earlier daemon ended is told by Linux 6.15 and
@@ -39,10 +44,13 @@ func reasons() []reason {
 	after := []vmstate.Phase{vmstate.Committed, vmstate.Draining, vmstate.Completed}
 	committing := []vmstate.Phase{vmstate.Committing}
 	return []reason{
-		{vmstate.ModePostcopy, stage.Source, append(before, committing...), false, []string{killed, untold, "the guest is lost: the source died as it let go of it" + apart}},
-		{vmstate.ModePostcopy, stage.Source, after, false, []string{"the guest is lost: the source died before all pages had come" + apart}},
-		{vmstate.ModePostcopy, stage.Target, committing, false, []string{killed, untold, "the guest is lost: the target ended as it took it: WHY" + apart}},
-		{vmstate.ModePostcopy, stage.Target, after, false, []string{killed, untold, "the guest is lost: the target died before all pages had come" + apart}},
+		{vmstate.ModePostcopy, stage.Source, append(before, committing...), false, []string{killed, untold, letGo, comingFrom}},
+		{vmstate.ModePostcopy, stage.Source, after, false, []string{comingFrom}},
+		{vmstate.ModePostcopy, stage.Target, committing, false, []string{killed, untold, tookIt, comingTo}},
+		{vmstate.ModePostcopy, stage.Target, after, false, []string{killed, untold, comingTo}},
+		{vmstate.ModePostcopy, stage.Source, append(committing, after...), true, []string{cutOff + "the source was found dead, the target SEEN; neither QEMU has all of the guest, and no more of it can come"}},
+		{vmstate.ModePostcopy, stage.Target, append(committing, after...), true, []string{killed, untold, unseen,
+			cutOff + "the source was found SEEN, the target dead; the target is dead, and with it what had come of the guest"}},
 		{"", stage.Source, before, false, []string{killed, untold}},
 		{"", stage.Source, before, true, []string{killed, untold, unseen, bothDead,
 			cutOff + "the source was found dead, the target TARGET; the target is gone and the source was not touched"}},
@@ -56,6 +64,9 @@ func reasons() []reason {
 // found is a target that has died with the source, or has not yet and was killed then.
 const found = `(dead|[a-z]+ \(pid [0-9]+\); the target was killed)`
 
+// seen is a QEMU that lives, or has died a moment later.
+const seen = `[a-z-]+ \(pid [0-9]+\)`
+
 // checkReason compares what is said of a guest that is lost with the table.
 func checkReason(blow *stage.Blow, vm string, out stage.Outcome) error {
 	victim := blow.Source
@@ -68,7 +79,7 @@ func checkReason(blow *stage.Blow, vm string, out stage.Outcome) error {
 			continue
 		}
 		for _, says := range r.says {
-			text := strings.NewReplacer("TARGET", found, "WHY", ".*").Replace(regexp.QuoteMeta(words.Replace(says)))
+			text := strings.NewReplacer("TARGET", found, "SEEN", seen, "WHY", ".*").Replace(regexp.QuoteMeta(words.Replace(says)))
 			if regexp.MustCompile("^" + text + "(; .*)?$").MatchString(out.Why) {
 				return nil
 			}

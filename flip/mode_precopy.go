@@ -74,8 +74,27 @@ func (m precopyMode) prepare() []step {
 		{name: "compare-blocks", do: h.compareBlocks},
 		{name: "compare-devices", do: h.compareDevices},
 		{name: "set-capabilities", do: m.prepareTarget},
+		{name: "populate", do: m.fill},
 		{name: "send-ahead", do: m.way.prepare, undo: h.takeBack},
 	}
+}
+
+// fill has the target allocate the new memory now. It will be allocated anyway, since QEMU writes or reads every page of it. But a page that is zero in the source is nine bytes on its
+// way, so that what the channel holds may be hundreds of MiB to the target, and a guest that is copied at one go would stand until it has found room for all of them.
+func (m precopyMode) fill(ctx context.Context) error {
+	for _, r := range m.h.cfg.Memory.Regions() {
+		switch {
+		case m.h.cfg.Spec.Populate == "never":
+			m.h.noteRegion(r.Name(), "not populated: asked not to")
+		case r.Backing() != vmstate.Memfd: // QEMU does not where it was told not to reserve them (reserve=off); and they are few
+			m.h.noteRegion(r.Name(), "not populated: huge pages are set aside already")
+		default:
+			if err := m.h.populateRegion(ctx, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // approach copies. It is not begun while the handoff is held: what has been copied would have to be copied again and again for as long as that lasts, and the source

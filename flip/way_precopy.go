@@ -190,7 +190,7 @@ func (w *precopyWay) look(ctx context.Context) (stopped bool, err error) {
 	return true, nil
 }
 
-// show notes how far the copy is: what the files of the new memory hold, and what QEMU has still to send.
+// show notes how far the copy is: what the files of the new memory hold, and what QEMU has still to send. It does not say of which region that is: each has its share.
 func (w *precopyWay) show(m qmp.Migration) error {
 	h := w.h
 	if m.RAM.Total == 0 {
@@ -201,8 +201,9 @@ func (w *precopyWay) show(m qmp.Migration) error {
 		size += r.SizeBytes()
 		if n, err := r.AllocatedBytes(); err == nil {
 			held += n
-			h.observe(r.Name(), vmstate.Mapped, 0, n, 0, 0)
 		}
+		arrived := float64(r.SizeBytes()) * (1 - float64(m.RAM.Remaining)/float64(m.RAM.Total))
+		h.observe(r.Name(), vmstate.Mapped, 0, 0, uint64(max(0, arrived)), 0)
 	}
 	if uint64(m.RAM.Total) < size {
 		return vmstate.Errorf(vmstate.Internal, "cannot copy the guest: QEMU would send %d bytes, and its RAM has %d", m.RAM.Total, size)

@@ -92,7 +92,7 @@ func (c copying) ask(do func(vmstate.Migration)) vmstate.Migration {
 		c.t.Fatal(err)
 	}
 	m, err := c.l.Client.Migration(c.t.Context(), m.ID, 0)
-	if err != nil || m.Phase != vmstate.Prepared || m.Copy == nil || m.Copy.RemainingBytes == 0 || m.Regions[0].PopulatedBytes == 0 {
+	if err != nil || m.Phase != vmstate.Prepared || m.Copy == nil || m.Copy.RemainingBytes == 0 || m.Regions[0].PopulatedBytes != 256*mib || m.Regions[0].FlippedBytes == 0 {
 		c.t.Fatalf("in the middle: %+v, %+v, %v", m, m.Copy, err)
 	}
 	do(m)

@@ -138,6 +138,19 @@ func (m *machine) handOn(ctx context.Context, from *generation, to *plan) (_ *he
 	return has, nil
 }
 
+// checkImages makes sure that a QEMU can let go of its images.
+func (m *machine) checkImages(ctx context.Context, g *generation) error {
+	images, err := foreign.Images(ctx, g.side.Monitor, m.spec.Dir)
+	if err != nil {
+		return err
+	}
+	open, err := foreign.Descriptors(g.side.Process.PID(), images)
+	if err != nil {
+		return err
+	}
+	return foreign.CheckImages(open)
+}
+
 // openPorts lets others connect again to what a QEMU listens on, which has been shut while there were two.
 func (m *machine) openPorts(ctx context.Context, g *generation) error {
 	ports, err := m.copyHeld(ctx, g, func(h cmdline.Holding) bool { return h.Kind == vmstate.HeldListening })

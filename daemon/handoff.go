@@ -165,6 +165,11 @@ func (r *run) start(ctx context.Context) (*flip.Side, error) {
 	if err := r.source.keepData(ctx); err != nil {
 		return nil, err
 	}
+	if r.mode == vmstate.ModePostcopy { // the source lets go of them behind the point of no return
+		if err := r.m.checkImages(ctx, r.source); err != nil {
+			return nil, err
+		}
+	}
 	has, err := r.m.handOn(ctx, r.source, r.planned)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"qlive/daemon"
@@ -62,9 +64,20 @@ func TestPrivateRAMWithoutConsent(t *testing.T) {
 // What a command line has that cannot be carried over stands in the report, and a handoff is refused for it; the VM is one all the same.
 func TestObstacles(t *testing.T) {
 	l := lab.New(t, lab.Options{NoTree: true})
-	s := start(t, l, env.Installed, firmware("-vnc", "127.0.0.1:77", "-monitor", "none", "-snapshot", "-gdb", "tcp:127.0.0.1:0")...).up()
+	disk := filepath.Join(l.Dir, "disk")
+	if err := os.WriteFile(disk, make([]byte, mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, l, env.Installed, firmware("-vnc", "127.0.0.1:77", "-monitor", "none", "-snapshot", "-gdb", "tcp:127.0.0.1:0", "-drive", "file="+disk+",format=raw,if=virtio,snapshot=off")...).up()
+	s.ask(func(ctx context.Context, c *qmp.Client) error { // it has opened its disk by then
+		_, err := c.QueryStatus(ctx)
+		return err
+	})
+	if err := os.Remove(disk); err != nil {
+		t.Fatal(err)
+	}
 	vm := s.adopt("vm1")
-	if n := len(vm.Adoption.Obstacles); n != 2 {
+	if n := len(vm.Adoption.Obstacles); n != 3 || !strings.Contains(vm.Adoption.Obstacles[2].What, "cannot hand the image "+disk) {
 		t.Errorf("%d obstacles: %+v", n, vm.Adoption.Obstacles)
 	}
 	_, err := l.Client.Migrate(t.Context(), vmstate.MigrationSpec{VM: "vm1", Binary: l.Env.QEMU(env.Backport), Mode: vmstate.ModeShared}, "")

@@ -57,6 +57,21 @@ func Descriptors(pid int, images []string) ([]vmstate.HeldDescriptor, error) {
 	return list, nil
 }
 
+// deleted is what the kernel adds to the path of a file that the path does not lead to any more.
+const deleted = " (deleted)"
+
+// CheckImages refuses to let a QEMU part with images whose paths lead nowhere any more, or to other files: as it lets go of an image it opens it by
+// its path once more, to read only (raw_reconfigure_getfd in block/file-posix.c). The error is of kind Unsupported.
+func CheckImages(held []vmstate.HeldDescriptor) error {
+	for _, d := range held {
+		if path, gone := strings.CutSuffix(d.Name, deleted); gone && d.Kind == vmstate.HeldImage {
+			return vmstate.Errorf(vmstate.Unsupported, "cannot hand the image %s over: QEMU opens it by its path as it lets go of it, and the path leads nowhere any more, or to another file", path).
+				With("put the very file back there; from one that has no name any more nothing but a copy can be made (cp /proc/PID/fd/N)")
+		}
+	}
+	return nil
+}
+
 // isTun tells whether a descriptor is one of /dev/net/tun, whatever that is called in its container (Documentation/admin-guide/devices.txt).
 func isTun(path string) bool {
 	const major, minor = 10, 200
@@ -68,7 +83,7 @@ func isTun(path string) bool {
 func look(pidfd, number int, link string, tun bool, images []string) (vmstate.HeldDescriptor, error) {
 	d := vmstate.HeldDescriptor{FD: number, Name: link}
 	switch {
-	case slices.Contains(images, link):
+	case slices.Contains(images, strings.TrimSuffix(link, deleted)):
 		d.Kind = vmstate.HeldImage
 	case tun || strings.HasPrefix(link, "socket:["):
 		theirs, err := unix.PidfdGetfd(pidfd, number, 0)

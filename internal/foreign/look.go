@@ -63,7 +63,7 @@ func Look(ctx context.Context, p *Process, monitor *qmp.Client, path, dir string
 	if err := f.learn(ctx, monitor); err != nil {
 		return nil, err
 	}
-	images, err := imagesOf(ctx, monitor)
+	images, err := Images(ctx, monitor, p.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +75,7 @@ func Look(ctx context.Context, p *Process, monitor *qmp.Client, path, dir string
 		return nil, err
 	}
 	f.plan(dir, sets)
+	f.Refusals = append(f.Refusals, obstaclesOf(CheckImages(f.Descriptors))...)
 	if err := f.lookAtRAM(ctx, monitor); err != nil {
 		return nil, err
 	}
@@ -237,16 +238,22 @@ func (f *Found) lookAtDevices(ctx context.Context, monitor *qmp.Client) error {
 	return nil
 }
 
-// imagesOf are the files of the guest's drives.
-func imagesOf(ctx context.Context, monitor *qmp.Client) ([]string, error) {
+// Images are the files of the guest's drives, by the paths that QEMU has for them; dir is its working directory.
+func Images(ctx context.Context, monitor *qmp.Client, dir string) ([]string, error) {
 	drives, err := monitor.QueryBlock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var images []string
 	for _, d := range drives {
-		if d.Inserted != nil {
-			images = append(images, d.Inserted.File, d.Inserted.Image.Filename)
+		if d.Inserted == nil {
+			continue
+		}
+		for _, path := range []string{d.Inserted.File, d.Inserted.Image.Filename} {
+			if !filepath.IsAbs(path) && path != "" {
+				path = filepath.Join(dir, path)
+			}
+			images = append(images, path)
 		}
 	}
 	return images, nil

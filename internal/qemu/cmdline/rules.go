@@ -82,8 +82,12 @@ func (r *rewriter) common(o option) error {
 		return nil // free text
 	}
 	for _, p := range []string{"/dev/fdset/", "/dev/fd/", "/proc/self/fd/"} {
-		if strings.Contains(o.value, p) && !(p == "/dev/fdset/" && r.place.Incoming) {
+		switch {
+		case !strings.Contains(o.value, p):
+		case p != "/dev/fdset/" || !r.place.Incoming:
 			return refuse(o, notThere, "name the file by its path")
+		case o.name != "chardev":
+			return refuse(o, "QEMU opens an image once more as it lets go of it, and may not be able to by that name", "name the file by its path")
 		}
 	}
 	return nil

@@ -169,6 +169,9 @@ func TestRefused(t *testing.T) {
 			t.Fatalf("%s: %+v\nlog: %+v", m.Phase, m.Error, m.Log)
 		}
 		is(t, vm.Show(), to.Backing, max(to.PageBytes, 4096))
+		if n := blocks(t); to.Backing == vmstate.Memfd && n >= 512*mib {
+			t.Errorf("%d bytes are held: holes have been filled", n)
+		}
 		vm.AwaitBeats(50)
 		vm.CheckMemory()
 	}

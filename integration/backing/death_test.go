@@ -25,17 +25,17 @@ func hugePages(l *lab.Lab) vmstate.MigrationSpec {
 // its devices are saved.
 func TestQEMUKilledInTheMiddle(t *testing.T) {
 	wantPool(t, 128)
+	points, err := failpoint.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lab.New(t, lab.Options{NoTree: true, Failpoints: points})
+	vm := l.Boot(lab.Spec{Guest: small()})
 	for _, tt := range []struct {
 		who string
 		end vmstate.Phase
 	}{{"target", vmstate.RolledBack}, {"source", vmstate.Completed}} {
 		t.Run(tt.who, func(t *testing.T) {
-			points, err := failpoint.New("")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := lab.New(t, lab.Options{NoTree: true, Failpoints: points})
-			vm := l.Boot(lab.Spec{Guest: small()})
 			var hits atomic.Int64
 			points.Func("flip.move-chunk.noted", func() error {
 				if hits.Add(1) != 4 {

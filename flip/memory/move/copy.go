@@ -147,7 +147,10 @@ func (c *copier) copyPiece(dst, src *end, at, n uint64) (uint64, error) {
 	switch {
 	case dst.huge && !sparse:
 		return n, readFull(src.File(), dst.room[at:at+n], at)
-	case src.huge && !sparse:
+	case src.huge && !sparse: // a huge page that is there may have little in it
+		if empty, err := zeroMapped(src.room[at : at+n]); empty || err != nil {
+			return 0, err
+		}
 		return n, writeFull(dst.File(), src.room[at:at+n], at)
 	}
 	piece := c.piece[:n]
@@ -205,6 +208,17 @@ func store(to, from []byte) (err error) {
 	}()
 	copy(to, from)
 	return nil
+}
+
+// zeroMapped is zero for a mapping.
+func zeroMapped(b []byte) (_ bool, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("a page is not to be read: %v: %w", fault, unix.EIO)
+		}
+	}()
+	return zero(b), nil
 }
 
 // zero tells whether b, which is whole words, has nothing but zeros.

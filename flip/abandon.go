@@ -29,6 +29,9 @@ func (h *Handoff) abandon(ctx context.Context, cause error) (*Side, error) {
 	defer h.openGate()
 	if err != nil {
 		h.open = h.target != nil && !h.target.ended() || h.away()
+		if h.torn { // and how tells why it was undone
+			return nil, h.end(vmstate.Failed, err)
+		}
 		return nil, h.end(vmstate.Failed, h.lost(errors.Join(cause, err)))
 	}
 	h.mu.Lock()

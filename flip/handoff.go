@@ -90,6 +90,7 @@ type Handoff struct {
 	open     bool      // the handoff has failed, and it is not certain that only the source can run the guest
 	whole    bool      // mode postcopy: all pages have come
 	torn     bool      // mode postcopy: neither QEMU has all of the guest, and never will
+	sent     bool      // mode postcopy: the source has let go of some of the guest, which the target has never run and qlive brings back
 	silent   bool      // because the target, told to run, does not answer
 
 	continued chan struct{}
@@ -110,7 +111,7 @@ func New(cfg Config) *Handoff {
 	h.m.Phase, h.m.StartedAt = vmstate.Planned, time.Now()
 	h.m.Phases = []vmstate.PhaseTime{{Phase: vmstate.Planned, At: h.m.StartedAt}}
 	h.cfg.Mode = cmp.Or(cfg.Mode, vmstate.ModeShared)
-	h.cfg.Way = wayOf(h.cfg.Mode, cfg.Way, cfg.Source)
+	h.cfg.Way = wayOf(h.cfg.Mode, cfg.Way)
 	h.m.Mode, h.m.Way = h.cfg.Mode, h.cfg.Way
 	h.mode, h.way = newMode(h)
 	return h

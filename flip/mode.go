@@ -36,7 +36,7 @@ type mode interface {
 func newMode(h *Handoff) (mode, way) {
 	switch h.cfg.Mode {
 	case vmstate.ModePostcopy:
-		w := &postcopyWay{migrateWay: migrateWay{h: h, live: h.cfg.Way == vmstate.WayLive}}
+		w := &postcopyWay{migrateWay: migrateWay{h: h}}
 		return &postcopyMode{h: h, way: w}, w
 	case vmstate.ModePrecopy:
 		w := &precopyWay{migrateWay: migrateWay{h: h, live: true}}

@@ -17,8 +17,9 @@ import (
 // and the target runs it on memory of qlive's, while the source sends page after page and frees each behind (postcopy-ram, release-ram);
 // what the guest touches first is asked for first.
 //
-// The switch itself is the commitment, made when the source is told to switch: from there until the last page has come neither of the two has all
-// of the guest, and there is no way back. docs/postcopy.md says what the death of each party means then.
+// The switch itself is the commitment, made when the source is told to switch: from there until the last page has come neither of the two has all of the
+// guest. Until the target has run it, what has been sent can be brought back (package pageback); then there is no way back. docs/postcopy.md says what the
+// death of each party means.
 type postcopyMode struct {
 	h   *Handoff
 	way *postcopyWay
@@ -61,7 +62,7 @@ func (m *postcopyMode) lastProof() []step {
 }
 
 func (m *postcopyMode) commit(ctx context.Context) error {
-	return m.h.run(ctx, step{name: "run-target", do: m.way.runTarget})
+	return m.h.run(ctx, step{name: "run-target", do: m.way.runTarget, undo: m.way.bringBack})
 }
 
 func (m *postcopyMode) verifyMapping(context.Context) error { return m.h.mapsAll(m.h.target) }
@@ -83,8 +84,10 @@ func (m *postcopyMode) checkSource(ctx context.Context) error {
 		return err
 	}
 	m.at = make(map[string]proc.Range)
+	m.way.blocks = nil
 	for _, b := range blocks {
 		r := h.regionOf(b.Name)
+		m.way.blocks = append(m.way.blocks, sourceBlock(b, r))
 		if r == nil {
 			continue
 		}
@@ -122,7 +125,7 @@ func (m *postcopyMode) checkVersions(ctx context.Context) error {
 		return nil
 	}
 	return vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over by postcopy from QEMU %s to %s: the queues of its virtio devices may have 1024 entries, "+
-		"which the target does not load, and that would show only after the source has let go of the guest", m.h.cfg.Migration.VM, source.Version, target.Version).
+		"which the target does not load, and which would show only once the guest stands", m.h.cfg.Migration.VM, source.Version, target.Version).
 		With("hand it to a QEMU before 11.1, or restart the guest")
 }
 

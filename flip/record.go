@@ -28,6 +28,9 @@ type Record struct {
 	NeverRan bool `json:"never_ran,omitempty"`
 	// Undecided, in failed: the target may have run; a person must decide.
 	Undecided bool `json:"undecided,omitempty"`
+	// Sent, in committing and failed, mode postcopy: the source has let go of some of the guest, and qlive is about to bring that back, or has failed to. What it
+	// has of it is only in the daemon.
+	Sent bool `json:"sent,omitempty"`
 	// Whole, from draining on, mode postcopy: all pages have come.
 	Whole bool `json:"whole,omitempty"`
 	// Silent, in failed: it has failed only because one of the two did not answer. It is decided once that one does.
@@ -136,7 +139,7 @@ func (h *Handoff) record(phase vmstate.Phase, problem *vmstate.Problem) error {
 	r := Record{
 		Migration: h.cfg.Migration.ID, VM: h.cfg.Migration.VM, Phase: phase, Source: h.cfg.Source.ID(),
 		RunState: h.runState, Mode: h.cfg.Mode, Way: h.cfg.Way, Error: problem,
-		NeverRan: h.neverRan && phase == vmstate.Committing, Undecided: h.open && phase == vmstate.Failed,
+		NeverRan: h.neverRan && phase == vmstate.Committing, Sent: h.sent, Undecided: h.open && phase == vmstate.Failed,
 		Silent: h.silent && phase == vmstate.Failed, Whole: h.whole,
 	}
 	if h.target != nil {

@@ -251,7 +251,7 @@ func (s *rescue) takeBackSource(ctx context.Context) {
 	}
 	err := takeBack(ctx, s.source.side.Monitor)
 	if s.last.Mode == vmstate.ModePostcopy {
-		err = errors.Join(err, s.source.side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(defaultBandwidth))}))
+		err = errors.Join(err, s.source.side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxBandwidth: new(int64(defaultBandwidth)), MaxPostcopyBandwidth: new(int64)}))
 	}
 	if s.r.To != nil && cmp.Or(s.last.Mode, vmstate.ModeShared) == vmstate.ModeShared {
 		err = errors.Join(err, takeLentBack(ctx, s.source.side.Monitor, len(s.r.To.Regions())))

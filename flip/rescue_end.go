@@ -81,7 +81,7 @@ func (s *rescue) enter(r Record) {
 func (s *rescue) filled(r Record) Record {
 	r.Migration, r.VM, r.Source, r.Target = s.last.Migration, s.last.VM, s.last.Source, s.last.Target
 	r.RunState, r.Mode, r.Way = s.last.RunState, s.last.Mode, s.last.Way
-	r.Whole = r.Whole || s.last.Whole
+	r.Whole, r.Sent = r.Whole || s.last.Whole, s.last.Sent
 	if r.Target == (ProcessID{}) {
 		r.Target = s.target.side.ID()
 	}

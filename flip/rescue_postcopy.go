@@ -30,6 +30,9 @@ func (v *view) askMoves(ctx context.Context) {
 // pages tells where the guest's RAM is, from what both say of QEMU's migration. The target's word counts most; where nobody can say, pages are
 // still to come, so that nobody is ended who may have some.
 func (s *rescue) pages(e recovery.Evidence) recovery.Pages {
+	if s.last.Mode == vmstate.ModePostcopy && s.last.Sent { // what it had got back of it was in a daemon that is no more
+		return recovery.Cut
+	}
 	if s.last.Mode != vmstate.ModePostcopy || s.last.Whole || s.last.NeverRan || s.last.Phase.Undoable() && s.last.Phase != vmstate.Committing || s.last.Phase.Ended() && s.last.Phase != vmstate.Failed {
 		return recovery.Together
 	}
@@ -55,14 +58,13 @@ func (s *rescue) pages(e recovery.Evidence) recovery.Pages {
 	return recovery.Coming
 }
 
-// early tells whether a source whose migration stands so has not let go of its guest. Since QEMU 10.2, where the guest is stopped first (wayOf), it may
-// have failed after it has sent and freed pages.
+// early tells whether a source whose migration stands so has not let go of its guest.
 func (s *rescue) early(source qmp.MigrationStatus) bool {
 	switch source {
 	case qmp.MigrationNone, qmp.MigrationSetup, qmp.MigrationActive, qmp.MigrationCancelling, qmp.MigrationCancelled:
 		return true
 	case qmp.MigrationFailed:
-		return s.last.Way == vmstate.WayLive
+		return s.source.side != nil && failsEarly(s.source.side)
 	}
 	return false
 }
@@ -79,6 +81,11 @@ func (s *rescue) push(ctx context.Context) error {
 	}
 	if s.early(s.source.moves) {
 		s.did = append(s.did, "the source was told to let go of the guest")
+		if s.last.ranBefore() { // or it would start it by itself if the target fails
+			if err := s.source.silent(ctx, s.source.side.Monitor.Stop(ctx)); err != nil {
+				return err
+			}
+		}
 		if err := s.source.silent(ctx, s.source.side.Monitor.MigrateStartPostcopy(ctx)); err != nil {
 			return err
 		}
@@ -94,6 +101,11 @@ func (s *rescue) receive(ctx context.Context) error {
 		s.enter(Record{Phase: vmstate.Draining})
 	}
 	s.did = append(s.did, "the rest of the guest's memory was waited for")
+	if side := s.source.side; side != nil && side.Monitor != nil && !s.source.mute && !side.ended() { // it may have been held down until the target ran
+		if err := s.source.silent(ctx, side.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxPostcopyBandwidth: new(int64)})); err != nil {
+			s.logf("the source sends the guest's memory slowly: %v", err)
+		}
+	}
 	err := s.wait(ctx, func(e recovery.Evidence) bool {
 		return e.Pages == recovery.Coming && !e.Source.Gone() && !e.Target.Gone() && (e.Source != recovery.Mute || e.Target != recovery.Mute)
 	})

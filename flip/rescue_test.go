@@ -156,6 +156,7 @@ type wreck struct {
 	target     qmp.RunState
 	change     func(source, target *actor)
 	neverRan   bool
+	sent       bool // the source had let go of some of the guest
 	wantEnd    vmstate.Phase
 	undecided  bool
 	keeper     recovery.Choice
@@ -246,7 +247,7 @@ func (w wreck) stage(t *testing.T, points Failpoints) (Recovery, *notes, *actor,
 		}
 		w.change(source, target)
 	}
-	last := Record{Migration: "mig-1", VM: "vm1", Phase: w.phase, RunState: "running", Mode: w.mode, Way: w.way, NeverRan: w.neverRan,
+	last := Record{Migration: "mig-1", VM: "vm1", Phase: w.phase, RunState: "running", Mode: w.mode, Way: w.way, NeverRan: w.neverRan, Sent: w.sent,
 		Source: ProcessID{PID: 11, StartTime: 1, Dir: "/run/g0"}, Target: ProcessID{PID: 12, StartTime: 2, Dir: "/run/g1"}}
 	if w.paused {
 		last.RunState = "paused"

@@ -58,16 +58,15 @@ func ChooseWay(asked vmstate.Way) vmstate.Way {
 	return asked
 }
 
-// wayOf is the way of a mode. In cpr qlive stops the guest first, although QEMU would do it itself: a source that is stopped already does not start
-// again by itself when its migration fails. In postcopy QEMU does it, which is the shorter pause; but a source since QEMU 10.2 lets the guest run
-// again if the target fails as it loads the devices (state postcopy-device), though with release-ram it has freed pages by then: there as well the
-// guest is stopped first, and stays so. In precopy only QEMU knows when it has copied enough; that its source starts again by itself does no harm, since
-// nothing of what it has is also the target's.
-func wayOf(m vmstate.Mode, asked vmstate.Way, source *Side) vmstate.Way {
-	switch {
-	case m == vmstate.ModeShared:
+// wayOf is the way of a mode. In cpr and postcopy qlive stops the guest first, although QEMU would do it itself: a source that is stopped already does
+// not start again by itself when its migration fails. In postcopy a source since QEMU 10.2 would do so if the target fails as it loads the devices (state
+// postcopy-device), though with release-ram it may have freed pages by then. In precopy only QEMU knows when it has copied enough; that its source starts
+// again by itself does no harm, since nothing of what it has is also the target's.
+func wayOf(m vmstate.Mode, asked vmstate.Way) vmstate.Way {
+	switch m {
+	case vmstate.ModeShared:
 		return asked
-	case m == vmstate.ModePrecopy, m == vmstate.ModePostcopy && before(10, 2, source.Version):
+	case vmstate.ModePrecopy:
 		return vmstate.WayLive
 	}
 	return vmstate.WayStopFirst
@@ -99,6 +98,9 @@ func (h *Handoff) giveBack(ctx context.Context) error {
 		return err
 	}
 	h.primed.source.Drop(ctx) // the step that sends it ahead is undone after this one
+	if h.torn {
+		return nil // there is nothing to give back any more, and it is known why
+	}
 	if h.away() {
 		return h.errAway()
 	}

@@ -4,19 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"qlive/flip/pageback"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
+	"qlive/vmstate/stream"
 )
 
 // postcopyWay is QEMU's migration with postcopy: begun with next to no bandwidth while the guest runs, so that nothing of RAM is sent that would have to be sent
-// again, and switched over at once when qlive commits. Where the guest is stopped first ([wayOf]), all of it happens then.
+// again. Once qlive has committed it stops the guest, and QEMU switches over. The bandwidth stays that low until the target runs the guest, but for the
+// pages that it asks for as it loads ([postcopyWay.arrive]): so long all can be brought back ([postcopyWay.bringBack]).
 type postcopyWay struct {
 	migrateWay
 	was    settings          // of the source
 	events *qmp.Subscription // of the target, from before it runs until all pages have come
+	blocks []pageback.Block  // of the source
+	spares pageback.Spares   // of what the source sends before the target runs
+	end    *os.File          // the target's end of the channel, too, until the target runs: with it dead, what it had not read is here
 
 	untouched, size uint64 // bytes of guest RAM that the source has never touched, and all of them
 }
@@ -25,8 +33,9 @@ const (
 	// postcopyBuffer is half of what the channel holds: the kernel doubles it. It must hold the devices, which the source sends from its main loop;
 	// what is larger delays the pages that the guest waits for, since they queue behind all others.
 	postcopyBuffer = 256 << 10
-	// setupBandwidth, bytes/s, lets pass what a migration begins with, 25 KB of names and sizes, which is not held back, and nothing after that.
-	setupBandwidth = 4096
+	// heldBandwidth, bytes/s, lets pass what is not held back: what a migration begins with, 25 KB of names and sizes, and the devices. Beyond that QEMU
+	// sends 32 pages each 100 ms at the most (migration_rate_limit, and MAX_IOV_SIZE in migration/qemu-file.c).
+	heldBandwidth = 4096
 )
 
 func (w *postcopyWay) prepare(ctx context.Context) error {
@@ -40,22 +49,24 @@ func (w *postcopyWay) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	fd, err := unix.FcntlInt(b.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot keep the channel: %w", err), a.Close(), b.Close())
+	}
+	w.end = os.NewFile(uintptr(fd), "migration-b")
 	return w.connect(ctx, a, b)
 }
 
 // configureSource sets what the source must know.
 func (w *postcopyWay) configureSource(ctx context.Context) error {
 	want := map[string]bool{qmp.CapEvents: true, qmp.CapReturnPath: true, qmp.CapPostcopyRAM: true, qmp.CapReleaseRAM: true}
-	return w.was.change(ctx, w.h, want, qmp.MigrateParameters{MaxBandwidth: new(int64(setupBandwidth)), MaxPostcopyBandwidth: new(int64)})
+	return w.was.change(ctx, w.h, want, qmp.MigrateParameters{MaxBandwidth: new(int64(heldBandwidth)), MaxPostcopyBandwidth: new(int64(heldBandwidth))})
 }
 
 // begin lets the source set up its migration, which takes it a time that grows with RAM. The guest runs, and nothing of its RAM is sent.
 func (w *postcopyWay) begin(ctx context.Context) error {
 	h := w.h
 	w.events = h.target.Monitor.Subscribe()
-	if !w.live {
-		return nil
-	}
 	if err := h.cfg.Source.Monitor.Migrate(ctx, "fd:"+channelName); err != nil {
 		return err
 	}
@@ -85,47 +96,84 @@ func (w *postcopyWay) switchOver(ctx context.Context) error {
 	if w.h.over != "" {
 		return disturbed(w.h.over)
 	}
-	return nil
+	return w.taken(ctx)
+}
+
+// takenLimit bounds how long the target may take to read what a migration begins with.
+const takenLimit = 2 * time.Second
+
+// taken waits until the target has read what there is, so that it has nothing in hand when the guest is switched: some pages are sent at the beginning.
+func (w *postcopyWay) taken(ctx context.Context) error {
+	for began := time.Now(); ; {
+		unread, err := unix.IoctlGetInt(int(w.end.Fd()), unix.TIOCINQ)
+		switch {
+		case err != nil:
+			return fmt.Errorf("cannot see what the target has read: %w", err)
+		case unread == 0:
+			return nil
+		case w.h.target.ended():
+			return w.h.target.died("as the migration began")
+		case time.Since(began) > takenLimit:
+			return vmstate.Errorf(vmstate.Timeout, "cannot hand over: the target has not read what the migration begins with for %s", takenLimit).
+				With("find out what it hangs in; the guest goes on in the source")
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // runTarget tells the target to run the guest as soon as it has it, and the source to switch. It returns when the guest runs in the target, or
-// stands there as it stood before.
+// stands there as it stood before. Whatever goes wrong before that is a refusal, if the target has not run: the guest goes back. So it does at max_pause_ms.
 func (w *postcopyWay) runTarget(ctx context.Context) error {
 	h := w.h
 	if err := h.may(vmstate.ActRunTarget); err != nil {
 		return err
 	}
+	limit := time.Duration(h.cfg.Spec.MaxPauseMS) * time.Millisecond
+	pause, done := context.WithTimeoutCause(ctx, limit, h.tooLong())
+	defer done()
 	if h.resume {
 		// QEMU takes a cont while it waits for a guest as the word to run it when it has come (qmp_cont), so that no answer of ours lies in the pause.
-		if err := h.target.Monitor.Cont(ctx); err != nil {
+		if err := h.target.Monitor.Cont(pause); err != nil {
 			return refused(err.Error(), err)
 		}
 	}
 	h.told = true
-	if err := w.tellSource(ctx); err != nil {
-		return w.torn(ctx, err)
+	err := h.run(pause, step{name: "let-go", do: w.tellSource}, step{name: "arrive", do: w.arrive})
+	if err != nil {
+		err = w.undecided(context.WithoutCancel(ctx), pause, err)
 	}
-	if err := w.arrive(ctx); err != nil {
-		return w.torn(ctx, err)
+	if err != nil {
+		return err
 	}
 	h.ran = true
+	w.letLoose(ctx)
 	return nil
 }
 
-// tellSource tells the source to let go of the guest.
+// letLoose lets the pages follow the guest, which runs in the target.
+func (w *postcopyWay) letLoose(ctx context.Context) {
+	err := w.h.cfg.Source.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxPostcopyBandwidth: new(int64)})
+	if err = errors.Join(err, w.wake("")); err != nil {
+		w.h.warn("the source may send the guest's memory slowly: %v", err)
+	}
+	w.closeEnd()
+}
+
+// tellSource stops the guest and tells the source to let go of it.
 func (w *postcopyWay) tellSource(ctx context.Context) error {
 	commands := []qmp.Command{{Name: "migrate-start-postcopy"}}
-	if !w.live {
-		commands = append([]qmp.Command{qmp.MigrateCommand("fd:" + channelName)}, commands...)
-		if w.h.resume {
-			commands = append([]qmp.Command{qmp.StopCommand()}, commands...)
-		}
+	if w.h.resume {
+		commands = append([]qmp.Command{qmp.StopCommand()}, commands...)
 	}
 	calls, err := w.h.cfg.Source.Monitor.StartAll(ctx, commands...)
 	if err != nil {
 		return err
 	}
-	if !w.live && w.h.resume {
+	if w.h.resume {
 		w.h.stopped = calls[0].Sent()
 	}
 	for _, call := range calls {
@@ -133,30 +181,27 @@ func (w *postcopyWay) tellSource(ctx context.Context) error {
 			return err
 		}
 	}
+	return w.wake(w.blocks[0].Name)
+}
+
+// wake lets the source's migration, which sleeps for up to 100 ms when it is held down, look at once what it has been told: it is woken by a page that is
+// asked for (migration_make_urgent_request in migration/migration.c). Qlive asks for the first page of a block, as the target does: of that which it names,
+// or, with no name, of that which was asked for last.
+func (w *postcopyWay) wake(block string) error {
+	if w.end == nil {
+		return nil
+	}
+	if _, err := w.end.Write(stream.AppendPageRequest(nil, block, 0, stream.PageBytes)); err != nil {
+		return fmt.Errorf("cannot ask the source for a page: %w", err)
+	}
 	return nil
 }
 
-// arrive waits until the target has the guest.
-func (w *postcopyWay) arrive(ctx context.Context) error {
-	h := w.h
-	for {
-		e, err := w.events.Next(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err := ended(e, "target"); err != nil {
-			return err
-		}
-		if e.Name == qmp.EventResume {
-			w.seeStop(ctx)
-			h.notePause(e.Received)
-			h.noteResume(e.QEMUTime)
-			return nil
-		}
-		if !h.resume && e.MigrationStatus() == qmp.MigrationPostcopyActive {
-			return w.stands(ctx)
-		}
-	}
+// resumed notes how long the pause was, by the target's RESUME.
+func (w *postcopyWay) resumed(ctx context.Context, e qmp.Event) {
+	w.seeStop(ctx)
+	w.h.notePause(e.Received)
+	w.h.noteResume(e.QEMUTime)
 }
 
 // stopLimit bounds how much later the source's STOP may be read than the target's RESUME, which came after it.
@@ -190,69 +235,6 @@ func (w *postcopyWay) stands(ctx context.Context) error {
 	}
 }
 
-// torn finds out what has become of a switch that has failed. If the source never let go of the guest, that is a refusal: it goes on there. To
-// know that the target has not run it, it is killed first.
-func (w *postcopyWay) torn(ctx context.Context, err error) error {
-	h := w.h
-	if ctx.Err() != nil {
-		return err // out of time: both may yet do what they were told
-	}
-	words := ""
-	if h.target.EndedSoon() {
-		words = h.target.died("as it loaded the guest").Error()
-	}
-	if kill := h.target.kill(ctx); kill != nil {
-		return errors.Join(err, kill)
-	}
-	ran := false
-	rest(w.events, func(e qmp.Event) { ran = ran || e.Name == qmp.EventResume })
-	kept := w.kept(ctx)
-	switch {
-	case kept && !ran:
-		return &vmstate.Error{Kind: vmstate.QEMU, Step: "run-target", Detail: "cannot switch the guest over: " + firstOf(words, err.Error()), Words: h.target.Process.Tail(5),
-			Remedy: "see what QEMU says; the guest goes on in the source", Err: &refusal{err}}
-	case h.cfg.Source.ended():
-		return h.tornApart("the source died as it let go of it", err)
-	}
-	return h.tornApart("the target ended as it took it: "+firstOf(words, err.Error()), err)
-}
-
-// kept tells whether the source has kept all of the guest: its migration has failed before it let go, or has never begun. It waits until it has
-// ended or is cut off for good.
-func (w *postcopyWay) kept(ctx context.Context) bool {
-	source := w.h.cfg.Source
-	for {
-		m, err := source.Monitor.QueryMigrate(ctx)
-		switch {
-		case err != nil, m.Status == qmp.MigrationPostcopyPaused, m.Status == qmp.MigrationCompleted:
-			return false
-		case m.Status.Ended() || m.Status == qmp.MigrationNone:
-			// Before 10.2 it fails, rather than being cut off, only until it has sent the devices. Later ones fail also while the target loads them, and
-			// have sent and freed pages by then.
-			gone := false
-			rest(w.h.ears.source, func(e qmp.Event) {
-				w.note(e)
-				gone = gone || strings.HasPrefix(string(e.MigrationStatus()), "postcopy-")
-			})
-			return w.live || !gone
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-source.Gone():
-			return false
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-func firstOf(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // tornApart is the end of a guest of which neither QEMU has all.
 func (h *Handoff) tornApart(how string, cause error) error {
 	h.torn = true
@@ -271,6 +253,19 @@ func (h *Handoff) tornApart(how string, cause error) error {
 func (w *postcopyWay) release(ctx context.Context) error {
 	monitor := w.h.cfg.Source.Monitor
 	return errors.Join(takeBackMigration(ctx, monitor), w.was.giveBack(ctx, monitor))
+}
+
+// close lets go of the channel.
+func (w *postcopyWay) close() {
+	w.closeEnd()
+	w.migrateWay.close()
+}
+
+func (w *postcopyWay) closeEnd() {
+	if w.end != nil {
+		_ = w.end.Close() // a socket
+		w.end = nil
+	}
 }
 
 // letGo ends the listening.

@@ -21,12 +21,15 @@ const (
 	keptIt   feeder = "kept it"   // its migration has failed before it let go: the guest runs in it
 	cutOff   feeder = "cut off"   // its migration has broken after it let go
 	deadFeed feeder = "dead feed" // the process has ended
+	emptied  feeder = "emptied"   // all that it had has gone to a daemon that took the target's place, and is no more
+	returned feeder = "returned"  // it has got everything back from a daemon
 )
 
 // scene is all of it.
 type scene struct {
 	phase    vmstate.Phase
 	neverRan bool
+	sent     bool // the record says that the daemon was about to bring back what had gone
 	source   feeder
 	told     bool // to switch
 	target   recovery.Sight
@@ -40,8 +43,11 @@ type scene struct {
 // seen is the evidence, as flip makes it of what the two say.
 func (s scene) seen() recovery.Evidence {
 	e := recovery.Evidence{Phase: s.phase, NeverRan: s.neverRan, Ran: true, Restarts: true, Target: s.target}
-	e.Source = map[feeder]recovery.Sight{begun: recovery.Moving, sending: recovery.Moving, sentAll: recovery.Stands, keptIt: recovery.Runs, cutOff: recovery.Moving, deadFeed: recovery.Dead}[s.source]
+	e.Source = map[feeder]recovery.Sight{begun: recovery.Moving, sending: recovery.Moving, sentAll: recovery.Stands, keptIt: recovery.Runs, cutOff: recovery.Moving, deadFeed: recovery.Dead,
+		emptied: recovery.Stands, returned: recovery.Stands}[s.source]
 	switch {
+	case s.sent && s.phase == vmstate.Committing:
+		e.Pages = recovery.Cut
 	case s.neverRan, s.phase == vmstate.Completed, s.phase == vmstate.RolledBack:
 	case s.all || s.source == sentAll:
 	case s.source == deadFeed, s.source == cutOff, s.source == sending && s.target.Gone():
@@ -84,7 +90,7 @@ func (s scene) killed() (next []scene) {
 	}
 	if s.source != deadFeed {
 		n := s
-		n.lost = n.lost || n.source == sending || n.source == begun || n.source == keptIt
+		n.lost = n.lost || n.source == sending || n.source == begun || n.source == keptIt || n.source == returned
 		n.source, n.kills, n.did = deadFeed, s.kills-1, ""
 		next = append(next, n)
 	}
@@ -130,7 +136,7 @@ func (s scene) daemon(table []recovery.Row) (scene, string) {
 		}
 		s.target = recovery.Dead
 	case recovery.GiveBack:
-		if s.source != keptIt && s.source != begun {
+		if s.source != keptIt && s.source != begun && s.source != returned {
 			return s, "a source that has let go gets its guest back"
 		}
 		s.source = keptIt
@@ -192,6 +198,10 @@ func walkPostcopy(table []recovery.Row) (ends map[vmstate.Phase]int, states int,
 		for _, told := range []bool{false, true} {
 			walk(scene{phase: vmstate.Committing, source: begun, told: told, target: recovery.Loading, kills: kills})
 		}
+		for _, source := range []feeder{emptied, cutOff} {
+			walk(scene{phase: vmstate.Committing, neverRan: true, sent: true, source: source, target: recovery.Dead, lost: true, kills: kills})
+		}
+		walk(scene{phase: vmstate.Committing, neverRan: true, source: returned, target: recovery.Dead, kills: kills})
 		for _, phase := range []vmstate.Phase{vmstate.Committed, vmstate.Draining} {
 			walk(scene{phase: phase, source: sending, told: true, target: recovery.Runs, kills: kills})
 		}
@@ -218,7 +228,7 @@ func TestPostcopyModelNotices(t *testing.T) {
 		"the source may have been told to let go of the guest, and then cannot be told otherwise": recovery.WriteOff,
 		"the target is about to have the guest":                                                   recovery.Fence,
 		"neither QEMU has all of the guest, and no more of it can come":                           recovery.Complete,
-		"the target is dead, and with it what had come of the guest":                              recovery.WriteOff,
+		"the target is dead, and with it what had come of the guest":                              recovery.GiveBack,
 		"the target has the guest, and its pages follow":                                          recovery.LeaveOpen,
 	} {
 		table := recovery.Table()

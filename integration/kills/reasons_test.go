@@ -35,6 +35,7 @@ const (
 	tookIt     = "the guest is lost: the target ended as it took it: WHY" + apart
 	comingFrom = "the guest is lost: the source died before all pages had come" + apart
 	comingTo   = "the guest is lost: the target died before all pages had come" + apart
+	ranIt      = "the guest is lost: the target died as soon as it ran it" + apart
 )
 
 // reasons has a row for each way in which the only runner can be killed. How a QEMU of an earlier daemon ended is told by Linux 6.15 and
@@ -46,7 +47,7 @@ func reasons() []reason {
 	return []reason{
 		{vmstate.ModePostcopy, stage.Source, append(before, committing...), false, []string{killed, untold, letGo, comingFrom}},
 		{vmstate.ModePostcopy, stage.Source, after, false, []string{comingFrom}},
-		{vmstate.ModePostcopy, stage.Target, committing, false, []string{killed, untold, tookIt, comingTo}},
+		{vmstate.ModePostcopy, stage.Target, committing, false, []string{killed, untold, tookIt, comingTo, ranIt}},
 		{vmstate.ModePostcopy, stage.Target, after, false, []string{killed, untold, comingTo}},
 		{vmstate.ModePostcopy, stage.Source, append(committing, after...), true, []string{cutOff + "the source was found dead, the target SEEN; neither QEMU has all of the guest, and no more of it can come"}},
 		{vmstate.ModePostcopy, stage.Target, append(committing, after...), true, []string{killed, untold, unseen,

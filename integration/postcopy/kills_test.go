@@ -2,7 +2,6 @@ package postcopy_test
 
 import (
 	"context"
-	"errors"
 	"testing"
 
 	"qlive/flip"
@@ -49,11 +48,8 @@ func TestTargetKilledBeforeTheSwitch(t *testing.T) {
 	}
 	var m *stranger.Move
 	for name, o := range map[string]stranger.Options{
-		"as the migration has begun": {Failpoints: at{"flip.begin.after", func() error { kill(m.Target); return nil }}},
-		"as it is committed to":      {Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
-		"by a failure of qlive's":    {Failpoints: at{"flip.begin.after", func() error { return errors.New("no") }}},
-		"with a relay":               {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
-		"its relay":                  {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { end(m.Relay) })},
+		"with a relay": {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { kill(m.Target) })},
+		"its relay":    {Relay: true, Recorded: onlyIn(vmstate.Committing, func() { end(m.Relay) })},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m = move(t, g, env.Stable, o)

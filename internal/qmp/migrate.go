@@ -17,6 +17,7 @@ const (
 	MigrationPreSwitchover  MigrationStatus = "pre-switchover"
 	MigrationDevice         MigrationStatus = "device"
 	MigrationPostcopyActive MigrationStatus = "postcopy-active"
+	MigrationPostcopyDevice MigrationStatus = "postcopy-device" // since 10.2: the target loads the devices
 	MigrationPostcopyPaused MigrationStatus = "postcopy-paused"
 	MigrationCancelling     MigrationStatus = "cancelling"
 	MigrationCancelled      MigrationStatus = "cancelled"
@@ -40,7 +41,7 @@ type Migration struct {
 	Downtime       int64           `json:"downtime"`   // ms
 }
 
-// MigrationRAM counts bytes of RAM blocks that are not ignored; all are 0 before a migration is set up.
+// MigrationRAM counts, in bytes unless it says so, RAM blocks that are not ignored; all are 0 before a migration is set up.
 type MigrationRAM struct {
 	Total       int64 `json:"total"`
 	Transferred int64 `json:"transferred"`
@@ -49,6 +50,9 @@ type MigrationRAM struct {
 	// Of a migration under way, over the last 100 ms or more: what is sent, in Mbit/s, and the pages of 4 KiB (page-size) that the guest has changed, per second.
 	Mbps           float64 `json:"mbps"`
 	DirtyPagesRate int64   `json:"dirty-pages-rate"`
+	Normal         int64   `json:"normal"`            // pages that were sent and no zeroes
+	Duplicate      int64   `json:"duplicate"`         // pages that were sent and are zeroes
+	Requests       int64   `json:"postcopy-requests"` // for pages, by the target
 }
 
 // QueryMigrate asks how far the migration is.
@@ -116,9 +120,12 @@ type MigrateParameters struct {
 	Mode                 *string `json:"mode,omitempty" since:"8.2"`       // normal, cpr-reboot, cpr-transfer (10.0), …
 }
 
+// SetParametersCommand sets the parameters that are not nil. For StartAll.
+func SetParametersCommand(p MigrateParameters) Command { return Command{"migrate-set-parameters", p} }
+
 // MigrateSetParameters sets the parameters that are not nil.
 func (c *Client) MigrateSetParameters(ctx context.Context, p MigrateParameters) error {
-	return c.run(ctx, Command{"migrate-set-parameters", p})
+	return c.run(ctx, SetParametersCommand(p))
 }
 
 // QueryMigrateParameters reads the parameters; those that QEMU does not know stay nil.

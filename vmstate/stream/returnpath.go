@@ -67,6 +67,22 @@ type Message struct {
 	Length uint32 // of REQ_PAGES and REQ_PAGES_ID: bytes
 }
 
+// AppendPageRequest appends the message by which a target asks for pages of a block; an empty name stands for the block that was asked for last.
+func AppendPageRequest(b []byte, block string, offset uint64, length uint32) []byte {
+	kind, n := MessageReqPages, 12
+	if block != "" {
+		kind, n = MessageReqPagesID, 12+1+len(block)
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(kind))
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = binary.BigEndian.AppendUint64(b, offset)
+	b = binary.BigEndian.AppendUint32(b, length)
+	if block != "" {
+		b = appendCounted(b, block)
+	}
+	return b
+}
+
 // UnknownMessageError is a message of a type that no QEMU up to 11.1 sends. It has been read past.
 type UnknownMessageError struct {
 	Type   MessageType

@@ -49,7 +49,7 @@ func (c Course) steps() []string {
 			"source-waits last-look-at-blocks " + proof + "switch( stop migrate load )" + end
 	case c.Mode == vmstate.ModePostcopy:
 		text = "plan inspect-source start-target " + compare + "check-source-memory check-versions set-capabilities send-ahead " + look +
-			"last-proof warm-target begin switch run-target receive end-source"
+			"last-proof warm-target begin switch run-target( let-go arrive ) receive end-source"
 	default:
 		inside := map[vmstate.Way]string{vmstate.WayDeviceState: "stop save load", vmstate.WayStopFirst: "stop migrate load", vmstate.WayLive: "look migrate load"}
 		text = "plan inspect-source start-target " + prove + "populate " + look + proof + "switch( " + inside[c.Way] + " )" + end

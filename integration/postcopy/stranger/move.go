@@ -1,6 +1,7 @@
 package stranger
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -41,6 +42,7 @@ type Options struct {
 	Failpoints flip.Failpoints
 	Hold       bool
 	Backing    vmstate.MemorySpec
+	MaxPauseMS int        // 30 s if 0
 	User       *qemu.User // that the target runs as; nil for that of this process
 	// Relay is for a move with which this program may be run once more as a relay (package internal/relay).
 	Relay bool
@@ -74,7 +76,7 @@ func (g *Guest) Move(to string, o Options) (*Move, error) {
 			ID: "mig-1", VM: "stranger", Regions: regions,
 			From: vmstate.QEMUProcess{Binary: g.Source.Binary, Version: g.Source.Version, PID: g.Source.Process.PID()},
 		},
-		Spec: vmstate.MigrationSpec{VM: "stranger", Mode: mode, Hold: o.Hold, TimeoutS: 60, MaxPauseMS: 30000}, Number: 1,
+		Spec: vmstate.MigrationSpec{VM: "stranger", Mode: mode, Hold: o.Hold, TimeoutS: 60, MaxPauseMS: cmp.Or(o.MaxPauseMS, 30000)}, Number: 1,
 		Mode: mode, Source: g.Source, Memory: set, Objects: map[string]string{block: block},
 		Plan: func(context.Context) (vmstate.QEMUProcess, error) {
 			return vmstate.QEMUProcess{Binary: g.env.QEMU(to), Version: to}, nil

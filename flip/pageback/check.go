@@ -1,0 +1,86 @@
+package pageback
+
+import (
+	"fmt"
+
+	"qlive/internal/proc"
+	"qlive/vmstate/stream"
+)
+
+// Check makes sure that all of what source pid has sent is here, and that it may be put back. Sent is how many pages it says it has sent that were no
+// zeroes. What the target had read and not placed may be among the spares.
+//
+// It is here if each page has come, or the target had placed it, or the source has it still. Else it is enough that as many pages that are no zeroes are
+// here as were sent: then what is missing was zeroes. (More may have been sent: a page that was sent before the switch, and again after it.)
+func (p *Pages) Check(pid int, sent int64, spares *Spares) error {
+	source, err := proc.OpenPagemap(pid)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	var here int64
+	var lost error
+	for _, k := range p.blocks {
+		if err := k.replace(spares); err != nil {
+			return err
+		}
+		n, err := k.missing(source)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			lost = fmt.Errorf("cannot bring back %d pages of RAM block %s: the target had read and not placed them", n, k.Name)
+		}
+	}
+	if lost == nil {
+		return nil
+	}
+	for _, k := range p.blocks {
+		n, err := k.notZero()
+		if err != nil {
+			return err
+		}
+		here += n
+	}
+	if here == sent {
+		return nil
+	}
+	return fmt.Errorf("%w: %d pages were sent, and %d are here", lost, sent, here)
+}
+
+// replace takes from the spares what the target had read and not placed.
+func (k *kept) replace(spares *Spares) error {
+	for offset, data := range spares.of(k.Name) {
+		if marked(k.came, offset) || k.placed(offset) {
+			continue
+		}
+		if err := k.keep(offset, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notZero counts the pages that are here and no zeroes.
+func (k *kept) notZero() (n int64, err error) {
+	n = int64(k.full)
+	if k.File == nil {
+		return n, nil
+	}
+	page := make([]byte, stream.PageBytes)
+	err = eachData(k.File, k.Bytes, func(start, end int64) error {
+		for at := start; at < end; at += stream.PageBytes {
+			if marked(k.came, uint64(at)) {
+				continue
+			}
+			if _, err := k.File.ReadAt(page, at); err != nil {
+				return err
+			}
+			if !isZero(page) {
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}

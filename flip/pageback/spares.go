@@ -1,0 +1,165 @@
+package pageback
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"qlive/internal/proc"
+	"qlive/vmstate/stream"
+)
+
+// Spares are copies of pages that a source which is held down will send next. A target that cannot load its guest may read some of them before it ends
+// (QEMU since 10.2 waits for them first).
+type Spares struct {
+	pages  map[string]map[uint64][]byte // nil for zeroes
+	absent map[string][]uint64          // pages that the source does not have: zeroes, if nothing was on its way
+}
+
+func (s *Spares) of(block string) map[uint64][]byte {
+	if s == nil {
+		return nil
+	}
+	return s.pages[block]
+}
+
+// Quiet tells whether all that the source has sent has been placed by the target: sent is how many pages it says that were no zeroes.
+func Quiet(blocks []Block, sent int64) bool {
+	var here int64
+	for _, b := range blocks {
+		n, err := newKept(b).notZero()
+		if err != nil {
+			return false
+		}
+		here += n
+	}
+	return here == sent
+}
+
+// Confirm takes for zeroes what the last [Spares.Keep] did not find in the source: if nothing was on its way then, they are pages that the guest has never touched.
+func (s *Spares) Confirm() {
+	for block, offsets := range s.absent {
+		for _, offset := range offsets {
+			s.put(block, offset, nil)
+		}
+	}
+	s.absent = nil
+}
+
+func (s *Spares) put(block string, offset uint64, data []byte) {
+	if s.pages == nil {
+		s.pages = make(map[string]map[uint64][]byte)
+	}
+	if s.pages[block] == nil {
+		s.pages[block] = make(map[uint64][]byte)
+	}
+	s.pages[block][offset] = data
+}
+
+const (
+	// nextPages is more than QEMU sends at once when it is held down: 32 pages that are no zeroes (MAX_IOV_SIZE in migration/qemu-file.c).
+	nextPages = 64
+	// nextBytes is how far it gets at once, past pages of zeroes of 9 bytes each, with a buffer of 32 KiB.
+	nextBytes = 4096 * stream.PageBytes
+	// mostPlaces bounds where it is looked for.
+	mostPlaces = 64
+)
+
+// Keep copies what source pid, whose guest stands, will send next: from the start of its first block on, and behind each page that has arrived, since
+// QEMU goes on from where it was asked for one (get_queued_page in migration/ram.c). Blocks are in QEMU's order.
+func (s *Spares) Keep(pid int, blocks []Block) error {
+	tables, err := proc.OpenPagemap(pid)
+	if err != nil {
+		return err
+	}
+	defer tables.Close()
+	s.absent = make(map[string][]uint64)
+	for i, b := range blocks {
+		places := []uint64{0}
+		if i > 0 {
+			places = nil
+		}
+		if b.File != nil {
+			err := eachData(b.File, b.Bytes, func(_, end int64) error {
+				places = append(places, uint64(end))
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for _, from := range places[:min(len(places), mostPlaces)] {
+			if err := s.keepNext(pid, tables, b, from); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keepNext copies the next pages of a block. One counts only if the source still has it afterwards: else it may have been read as the zeroes that are
+// left of one that has been sent.
+func (s *Spares) keepNext(pid int, tables *proc.Pagemap, b Block, from uint64) error {
+	window := proc.Range{Start: b.At + from, End: b.At + min(from+nextBytes, b.Bytes)}
+	read := make(map[uint64][]byte)
+	full, next := 0, window.Start
+	var absent []uint64
+	var failed error
+	skip := func(to uint64) {
+		for ; next < to && full < nextPages; next += stream.PageBytes {
+			absent = append(absent, next-b.At)
+		}
+	}
+	err := tables.Touched(window, func(r proc.Range) {
+		skip(r.Start)
+		for ; next < r.End && full < nextPages && failed == nil; next += stream.PageBytes {
+			page := make([]byte, stream.PageBytes)
+			local := []unix.Iovec{{Base: &page[0], Len: stream.PageBytes}}
+			_, failed = unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(next), Len: len(page)}}, 0)
+			if isZero(page) {
+				page = nil
+			} else {
+				full++
+			}
+			read[next-b.At] = page
+		}
+	})
+	skip(window.End)
+	if err := errors.Join(err, failed); err != nil {
+		return err
+	}
+	s.absent[b.Name] = append(s.absent[b.Name], absent...)
+	return tables.Touched(window, func(r proc.Range) {
+		for at := r.Start; at < r.End; at += stream.PageBytes {
+			if page, ok := read[at-b.At]; ok {
+				s.put(b.Name, at-b.At, page)
+			}
+		}
+	})
+}
+
+// eachData gives each stretch of a file's first bytes that has memory, in order.
+func eachData(f *os.File, size uint64, visit func(start, end int64) error) error {
+	for at := int64(0); at < int64(size); {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		if start >= int64(size) {
+			return nil
+		}
+		if err := visit(start, min(end, int64(size))); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}

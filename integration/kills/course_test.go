@@ -21,7 +21,7 @@ func shape(c stage.Course, version string) stage.Shape {
 	switch c.Mode {
 	case vmstate.ModeCPR:
 		s.Machine = "pc-q35-7.2,aux-ram-share=on"
-	case vmstate.ModePostcopy:
+	case vmstate.ModePostcopy, vmstate.ModePrecopy:
 		s.MiB = 128 // all of it is moved
 	}
 	return s
@@ -35,9 +35,14 @@ func kind(c stage.Course) vmstate.Mode {
 	return c.Mode
 }
 
+// private tells whether a course is for guests that somebody else has started, and that can take it but once.
+func private(mode vmstate.Mode) bool {
+	return mode == vmstate.ModePostcopy || mode == vmstate.ModePrecopy
+}
+
 // version is the n-th that a guest on a course is handed over to: from the oldest that can take it to the newest and back.
 func version(c stage.Course, n int) string {
-	if c.Mode == vmstate.ModeCPR {
+	if c.Mode == vmstate.ModeCPR || c.Mode == vmstate.ModePrecopy { // precopy from an older one is another course: the guest stands
 		return []string{env.Backport, env.Newest}[n%2]
 	}
 	return []string{env.Installed, env.Newest}[n%2]
@@ -45,7 +50,7 @@ func version(c stage.Course, n int) string {
 
 // needGuest sees to it that there is a guest that can take the course.
 func (m *matrix) needGuest(ctx context.Context, c stage.Course) (err error) {
-	if m.guest != nil && (m.kind != kind(c) || m.kind == vmstate.ModePostcopy && !m.guest.Private()) {
+	if m.guest != nil && (m.kind != kind(c) || private(m.kind) && !m.guest.Private()) {
 		if err := m.Remove(ctx, m.guest); err != nil {
 			return err
 		}
@@ -57,7 +62,7 @@ func (m *matrix) needGuest(ctx context.Context, c stage.Course) (err error) {
 	m.boots++
 	m.kind = kind(c)
 	start := m.Boot
-	if m.kind == vmstate.ModePostcopy {
+	if private(m.kind) {
 		start = m.Adopt
 	}
 	s := shape(c, version(c, m.at))
@@ -66,12 +71,12 @@ func (m *matrix) needGuest(ctx context.Context, c stage.Course) (err error) {
 	return err
 }
 
-// spec is a handoff of the guest by a course; by another one if it is in qlive's memory already and so cannot take postcopy any more.
+// spec is a handoff of the guest by a course; by another one if it is in qlive's memory already and cannot take this one any more.
 func (m *matrix) spec(ctx context.Context, c stage.Course) (vmstate.MigrationSpec, stage.Course, error) {
 	m.at++
 	s := vmstate.MigrationSpec{Binary: m.Env.QEMU(version(c, m.at)), Mode: c.Mode, Way: c.Way}
 	switch {
-	case c.Mode == vmstate.ModePostcopy && !m.guest.Private():
+	case private(c.Mode) && !m.guest.Private():
 		c = stage.Course{Way: vmstate.WayDeviceState}
 		s.Mode = ""
 	case c.Moves:

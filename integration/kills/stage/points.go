@@ -31,7 +31,7 @@ func Courses() []Course {
 	for _, way := range vmstate.Ways() {
 		list = append(list, Course{Way: way})
 	}
-	return append(list, Course{Moves: true}, Course{Mode: vmstate.ModeCPR}, Course{Mode: vmstate.ModePostcopy})
+	return append(list, Course{Moves: true}, Course{Mode: vmstate.ModeCPR}, Course{Mode: vmstate.ModePostcopy}, Course{Mode: vmstate.ModePrecopy})
 }
 
 // steps are those that a handoff takes, in order. A step that has others within it ends in "(", and a word ")" stands for its end.
@@ -50,6 +50,8 @@ func (c Course) steps() []string {
 	case c.Mode == vmstate.ModePostcopy:
 		text = "plan inspect-source start-target " + compare + "check-source-memory check-versions set-capabilities send-ahead " + look +
 			"last-proof warm-target begin switch run-target( let-go arrive ) receive end-source"
+	case c.Mode == vmstate.ModePrecopy:
+		text = "plan choose-way inspect-source start-target " + prove + look + "copy switch( load )" + end // where the guest runs meanwhile
 	default:
 		inside := map[vmstate.Way]string{vmstate.WayDeviceState: "stop save load", vmstate.WayStopFirst: "stop migrate load", vmstate.WayLive: "look migrate load"}
 		text = "plan inspect-source start-target " + prove + "populate " + look + proof + "switch( " + inside[c.Way] + " )" + end
@@ -95,7 +97,7 @@ func HasTarget(point string) bool {
 		return false
 	}
 	step := strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(point, "flip."), ".before"), ".after")
-	return !slices.Contains([]string{"plan", "inspect-source", "check-cpr", "set-mode", "inspect-source-again", "offer", "make-memory"}, step)
+	return !slices.Contains([]string{"plan", "inspect-source", "check-cpr", "set-mode", "inspect-source-again", "offer", "make-memory", "choose-way"}, step)
 }
 
 // HasSource tells whether the source is still there at a point.

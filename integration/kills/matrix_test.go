@@ -154,9 +154,9 @@ type matrix struct {
 	bare        bool         // guests need not say anything: each is lost at once
 	boots       int
 	lost        int
-	count       map[string]int // how handoffs that were struck have ended
-	struck      map[string]int // cases, by course
-	undisturbed map[string]int // handoffs that were left alone, by course
+	count       map[string]int       // how handoffs that were struck have ended
+	struck      map[stage.Course]int // cases
+	undisturbed map[stage.Course]int // handoffs that were left alone
 }
 
 func newMatrix(t *testing.T) *matrix {
@@ -169,7 +169,7 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	return &matrix{Stage: s, count: make(map[string]int), struck: make(map[string]int), undisturbed: make(map[string]int)}
+	return &matrix{Stage: s, count: make(map[string]int), struck: make(map[stage.Course]int), undisturbed: make(map[stage.Course]int)}
 }
 
 // ends counts how the handoffs have ended.
@@ -181,7 +181,7 @@ func (m *matrix) visit(t *testing.T, c cell) { m.survives(t, c, m.strike(t, c)) 
 // strike starts a handoff and strikes. One that is over before it comes to the place, because the machine is slow, is repeated with more time.
 func (m *matrix) strike(t *testing.T, c cell) *stage.Blow {
 	t.Helper()
-	m.struck[c.course.String()]++
+	m.struck[c.course]++
 	for _, limit := range limits(c.course) {
 		if blow := m.strikeWithin(t, c, limit); !blow.Missed {
 			return blow

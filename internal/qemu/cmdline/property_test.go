@@ -139,6 +139,10 @@ func pieces(tb testing.TB) [][]string {
 	for _, name := range slices.Sorted(maps.Keys(lines)) {
 		add(lines[name])
 	}
+	field := cases(tb, "field")
+	for _, name := range handed() {
+		add(field[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(refused())) {
 		add(strings.Split(refused()[name], " "))
 	}
@@ -155,6 +159,16 @@ func TestAnyMixture(t *testing.T) {
 		}
 		check(t, args, f)
 	})
+}
+
+// handed are the lines of the field that hold what is handed on.
+func handed() []string { return []string{"hand-ports", "hand-taps"} }
+
+func TestHandedLinesHold(t *testing.T) {
+	for _, name := range handed() {
+		args := cases(t, "field")[name]
+		t.Run(name, func(t *testing.T) { check(t, args, facts(t, args)) })
+	}
 }
 
 func TestGoldenLinesHold(t *testing.T) {

@@ -51,7 +51,7 @@ func rules() []rule {
 		{"the source dies when the target may have all of the guest", "", stage.Source, unix.SIGKILL, before, "load.before", false, []stage.Party{nowhere, stage.Target}},
 		{"the source dies before the commitment", "", stage.Source, unix.SIGKILL, before, "", false, []stage.Party{nowhere}},
 
-		{"the source dies before it was told to let go", "postcopy", stage.Source, unix.SIGKILL, committing, "", false, []stage.Party{nowhere}},
+		{"the source dies as it lets go, or soon after", "postcopy", stage.Source, unix.SIGKILL, committing, "", false, []stage.Party{nowhere, stage.Target}},
 		{"the source dies when all pages have come", "postcopy", stage.Source, unix.SIGKILL, after, "receive.after", false, []stage.Party{stage.Target}},
 		{"the source dies while pages come, or just have", "postcopy", stage.Source, unix.SIGKILL, after, "", false, []stage.Party{nowhere, stage.Target}},
 		{"the source dies from the commitment on", "", stage.Source, unix.SIGKILL, from, "", false, []stage.Party{stage.Target}},

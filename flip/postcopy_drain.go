@@ -1,6 +1,7 @@
 package flip
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,8 +64,9 @@ func (m *postcopyMode) arrived(ctx context.Context) (bool, error) {
 		return false, h.tornApart("the target died before all pages had come", h.target.died("before all pages had come"))
 	}
 	alone := h.cfg.Source.ended()
+	cut := h.relayDied()
 	limit := contLimit
-	if alone { // QEMU does not answer while its main loop waits for a page, and none comes any more
+	if alone || cut != "" { // QEMU does not answer while its main loop waits for a page, and none comes any more
 		limit = answerLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -75,7 +77,9 @@ func (m *postcopyMode) arrived(ctx context.Context) (bool, error) {
 		return false, h.tornApart("the target died before all pages had come", h.target.died("before all pages had come"))
 	case err != nil && alone:
 		return false, h.tornApart("the source died before all pages had come", err)
-	case err != nil && h.cfg.Source.ended(): // meanwhile
+	case err != nil && cut != "":
+		return false, h.tornApart(cut, err)
+	case err != nil && (h.cfg.Source.ended() || h.relayDied() != ""): // meanwhile
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("cannot see how far the guest's pages have come: %w", err)
@@ -85,9 +89,7 @@ func (m *postcopyMode) arrived(ctx context.Context) (bool, error) {
 		how := "the source died before all pages had come"
 		if !h.cfg.Source.EndedSoon() {
 			how = fmt.Sprintf("the channel broke before all pages had come (%s)", target.Status)
-			if h.relayDied() {
-				how = "the process in the middle of the channel died before all pages had come"
-			}
+			how = cmp.Or(h.relayDied(), how)
 		}
 		return false, h.tornApart(how, nil)
 	}

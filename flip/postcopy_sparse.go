@@ -71,15 +71,13 @@ func (h *Handoff) forgetRelay() {
 	_ = h.relay.Release() // nothing is left of it
 }
 
-// relayDied tells whether the channel broke because the process in its middle has ended.
-func (h *Handoff) relayDied() bool {
+// relayDied is how the guest was lost if the process in the middle of the channel has ended before its time; else empty.
+func (h *Handoff) relayDied() string {
 	if h.relay == nil {
-		return false
+		return ""
 	}
-	select {
-	case <-h.relay.Done():
-	case <-time.After(relayLimit):
+	if exit, over := h.relay.Exited(); !over || exit.Signal == 0 && exit.Code == 0 {
+		return ""
 	}
-	exit, over := h.relay.Exited()
-	return over && (exit.Signal != 0 || exit.Code != 0)
+	return "the process in the middle of the channel died before all pages had come"
 }

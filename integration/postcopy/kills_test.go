@@ -2,6 +2,10 @@ package postcopy_test
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"qlive/flip"
@@ -79,6 +83,30 @@ func onlyIn(p vmstate.Phase, do func()) func(flip.Record) {
 	}
 }
 
+// checkHolds makes sure that a relay has its two sockets open, and else nothing but its log and what its runtime waits with.
+func checkHolds(t *testing.T, pid int) {
+	t.Helper()
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets := 0
+	for _, name := range open {
+		is, err := os.Readlink(name)
+		switch {
+		case err != nil:
+			t.Error(err)
+		case strings.HasPrefix(is, "socket:"):
+			sockets++
+		case is != os.DevNull && filepath.Base(is) != "relay.log" && !strings.HasPrefix(is, "anon_inode:[event") && !strings.HasPrefix(is, "/sys/fs/cgroup/cpu"):
+			t.Errorf("the relay has %s open", is)
+		}
+	}
+	if sockets != 2 {
+		t.Errorf("the relay has %d sockets, of %q", sockets, open)
+	}
+}
+
 // While pages come, the death of one of the two is the end of the guest, and is said so.
 func TestKilledWhilePagesCome(t *testing.T) {
 	e := locate(t)
@@ -89,7 +117,10 @@ func TestKilledWhilePagesCome(t *testing.T) {
 	}{
 		"source": {func(g *stranger.Guest, _ *stranger.Move) { kill(g.Source) }, true, env.Newest},
 		"target": {func(_ *stranger.Guest, m *stranger.Move) { kill(m.Target) }, false, env.Installed},
-		"relay":  {func(_ *stranger.Guest, m *stranger.Move) { end(m.Relay) }, true, env.Stable},
+		"relay": {func(_ *stranger.Guest, m *stranger.Move) {
+			checkHolds(t, m.Relay.PID())
+			end(m.Relay)
+		}, true, env.Stable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := boot(t, e, small(tt.version))

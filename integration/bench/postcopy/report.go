@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 )
 
@@ -23,6 +24,18 @@ func spreadOf(values []float64) spread {
 	s := slices.Sorted(slices.Values(values))
 	n := len(s)
 	return spread{s[0], (s[(n-1)/2] + s[n/2]) / 2, s[n-1]}
+}
+
+// confidence is where the median of what the values were drawn from lies, with a confidence of 95 %: between two of the values (order statistics, by the
+// normal approximation of the sign test).
+func confidence(values []float64) (low, high float64) {
+	n := len(values)
+	if n == 0 {
+		return 0, 0
+	}
+	s := slices.Sorted(slices.Values(values))
+	k := max(0, int((float64(n)-1.96*math.Sqrt(float64(n)))/2)-1)
+	return s[k], s[n-1-k]
 }
 
 func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f to %.2f)", s.middle, s.least, s.most) }
@@ -56,7 +69,12 @@ func (r Report) Write(out io.Writer, format string) error {
 	for _, row := range rows {
 		text += fmt.Sprintf("| %s | %s | %s |\n", row.name, of(func(p Pair) float64 { return row.of(p.Qlive) }), of(func(p Pair) float64 { return row.of(p.Bare) }))
 	}
-	text += fmt.Sprintf("\nthroughput, qlive over by hand, in pairs: %s\n", of(Pair.Ratio))
+	var ratios []float64
+	for _, p := range r.Pairs {
+		ratios = append(ratios, p.Ratio())
+	}
+	low, high := confidence(ratios)
+	text += fmt.Sprintf("\nthroughput, qlive over by hand, in pairs: %s; its median lies between %.2f and %.2f (95 %%)\n", of(Pair.Ratio), low, high)
 	_, err := io.WriteString(out, text)
 	return err
 }

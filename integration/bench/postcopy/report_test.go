@@ -20,6 +20,13 @@ func TestReport(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
+	values := make([]float64, 32) // 10 and 23 of 32 are the textbook's ranks
+	for i := range values {
+		values[i] = float64(i + 1)
+	}
+	if low, high := confidence(values); low != 10 || high != 23 {
+		t.Errorf("the median of 32 lies between the %v. and the %v.", low, high)
+	}
 	if s := spreadOf([]float64{4, 1, 3, 2}); s != (spread{1, 2.5, 4}) {
 		t.Errorf("%+v", s)
 	}

@@ -65,7 +65,8 @@ func (w *postcopyWay) help(ctx context.Context, a *arrival) error {
 	if err != nil || m.Status != qmp.MigrationPostcopyActive && m.Status != qmp.MigrationPostcopyDevice {
 		return err
 	}
-	if now := time.Now(); now.Sub(a.began) > slowAfter && now.Sub(a.sparedAt) > slowAfter {
+	// The first request is qlive's own ([postcopyWay.wake]), so that it is known what follows it.
+	if now := time.Now(); a.loose == 0 || now.Sub(a.began) > slowAfter && now.Sub(a.sparedAt) > slowAfter {
 		w.keepSpares(ctx, m.RAM)
 		a.sparedAt = time.Now()
 	}

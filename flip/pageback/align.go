@@ -39,6 +39,9 @@ func (t *taker) align() error {
 		}
 		for at := 0; at <= mostOfPage && at < devices; at++ {
 			if t.chained(unread[at:]) {
+				if at == stream.PageBytes { // the target knew which it is, and had nothing of it yet
+					t.orphan = bytes.Clone(unread[:at])
+				}
 				if _, err := t.in.Discard(at); err != nil {
 					return err
 				}

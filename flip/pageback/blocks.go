@@ -66,9 +66,9 @@ func (k *kept) placed(offset uint64) bool {
 	return err == nil && uint64(at) == offset
 }
 
-// missing counts the pages that are nowhere: they have not come, the target had not placed them, and the source does not have them either. Of a block
+// missing counts the pages that are nowhere, and tells the last of them: they have not come, the target had not placed them, and the source does not have them either. Of a block
 // that does not migrate no page comes, and what is in it the source still has.
-func (k *kept) missing(source *proc.Pagemap) (n int, err error) {
+func (k *kept) missing(source *proc.Pagemap) (n int, last uint64, err error) {
 	came := false
 	there := make([]uint64, len(k.came))
 	err = source.Touched(proc.Range{Start: k.At, End: k.At + k.Bytes}, func(r proc.Range) {
@@ -81,13 +81,13 @@ func (k *kept) missing(source *proc.Pagemap) (n int, err error) {
 		case marked(k.came, offset):
 			came = true
 		case !marked(there, offset) && !k.placed(offset):
-			n++
+			n, last = n+1, offset
 		}
 	}
 	if !came && uint64(n)*stream.PageBytes < k.Bytes {
-		return 0, err
+		return 0, 0, err
 	}
-	return n, err
+	return n, last, err
 }
 
 func mark(bits []uint64, offset uint64) {

@@ -20,13 +20,20 @@ func (p *Pages) Check(pid int, sent int64, spares *Spares) error {
 	defer source.Close()
 	var here int64
 	var lost error
+	all := 0
 	for _, k := range p.blocks {
 		if err := k.replace(spares); err != nil {
 			return err
 		}
-		n, err := k.missing(source)
+		n, at, err := k.missing(source)
 		if err != nil {
 			return err
+		}
+		if all += n; n == 1 && all == 1 && p.orphan != nil && p.last(k, source) { // then it is this
+			if err := k.keep(at, p.orphan); err != nil {
+				return err
+			}
+			n = 0
 		}
 		if n > 0 {
 			lost = fmt.Errorf("cannot bring back %d pages of RAM block %s: the target had read and not placed them", n, k.Name)
@@ -46,6 +53,18 @@ func (p *Pages) Check(pid int, sent int64, spares *Spares) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %d pages were sent, and %d are here", lost, sent, here)
+}
+
+// last tells whether no page is missing of the blocks behind k.
+func (p *Pages) last(k *kept, source *proc.Pagemap) bool {
+	behind := false
+	for _, other := range p.blocks {
+		if n, _, err := other.missing(source); behind && (err != nil || n > 0) {
+			return false
+		}
+		behind = behind || other == k
+	}
+	return true
 }
 
 // replace takes from the spares what the target had read and not placed.

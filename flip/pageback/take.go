@@ -15,7 +15,10 @@ import (
 )
 
 // Pages is what a source has sent.
-type Pages struct{ blocks []*kept }
+type Pages struct {
+	blocks []*kept
+	orphan []byte // a page that came first, without its address; nil for none
+}
 
 // taker reads what follows the devices.
 type taker struct {

@@ -110,7 +110,7 @@ func (w *postcopyWay) taken(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("cannot see what the target has read: %w", err)
 		case unread == 0:
-			return nil
+			return w.spares.Begin(w.blocks)
 		case w.h.target.ended():
 			return w.h.target.died("as the migration began")
 		case time.Since(began) > takenLimit:

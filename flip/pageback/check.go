@@ -11,7 +11,8 @@ import (
 // zeroes. What the target had read and not placed may be among the spares.
 //
 // It is here if each page has come, or the target had placed it, or the source has it still. Else it is enough that as many pages that are no zeroes are
-// here as were sent: then what is missing was zeroes. (More may have been sent: a page that was sent before the switch, and again after it.)
+// here as were sent: then what is missing was zeroes. A page that was
+// sent before the switch and again after it counts twice.
 func (p *Pages) Check(pid int, sent int64, spares *Spares) error {
 	source, err := proc.OpenPagemap(pid)
 	if err != nil {
@@ -47,7 +48,7 @@ func (p *Pages) Check(pid int, sent int64, spares *Spares) error {
 		if err != nil {
 			return err
 		}
-		here += n
+		here += n + spares.again(k)
 	}
 	if here == sent {
 		return nil

@@ -14,6 +14,7 @@ import (
 // (QEMU since 10.2 waits for them first).
 type Spares struct {
 	pages  map[string]map[uint64][]byte // nil for zeroes
+	early  map[string][]uint64          // pages, no zeroes, that the target had before the switch
 	absent map[string][]uint64          // pages that the source does not have: zeroes, if nothing was on its way
 }
 
@@ -22,6 +23,45 @@ func (s *Spares) of(block string) map[uint64][]byte {
 		return nil
 	}
 	return s.pages[block]
+}
+
+// Begin notes what the target has before the switch: of that, what the guest still changes is sent again.
+func (s *Spares) Begin(blocks []Block) error {
+	s.early = make(map[string][]uint64)
+	page := make([]byte, stream.PageBytes)
+	for _, b := range blocks {
+		if b.File == nil {
+			continue
+		}
+		err := eachData(b.File, b.Bytes, func(start, end int64) error {
+			for at := start; at < end; at += stream.PageBytes {
+				if _, err := b.File.ReadAt(page, at); err != nil {
+					return err
+				}
+				if !isZero(page) {
+					s.early[b.Name] = append(s.early[b.Name], uint64(at))
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// again counts the pages that were sent twice.
+func (s *Spares) again(k *kept) (n int64) {
+	if s == nil {
+		return 0
+	}
+	for _, offset := range s.early[k.Name] {
+		if marked(k.came, offset) {
+			n++
+		}
+	}
+	return n
 }
 
 // Quiet tells whether all that the source has sent has been placed by the target: sent is how many pages it says that were no zeroes.

@@ -1,10 +1,12 @@
 package flip
 
 import (
+	"fmt"
 	"os"
 	"time"
 
 	"qlive/internal/proc"
+	between "qlive/internal/relay"
 	"qlive/internal/scarcity"
 )
 
@@ -57,6 +59,18 @@ func (w *postcopyWay) channel() (a, b *os.File, err error) {
 	w.h.logf("%s of guest RAM were never touched, and take no memory in the target; the process %d keeps them out of the channel",
 		scarcity.MiB(w.untouched), w.h.relay.PID())
 	return a, d, nil
+}
+
+// sift tells the relay, if there is one, that the guest runs in the target, and nothing of it will be wanted back. If the daemon dies before, pages of zeroes
+// go on to pass.
+func (w *postcopyWay) sift() error {
+	if w.h.relay == nil {
+		return nil
+	}
+	if err := w.h.relay.Signal(between.Begin); err != nil && w.h.relayDied() == "" {
+		return fmt.Errorf("cannot tell the relay to keep pages of zeroes back: %w", err)
+	}
+	return nil
 }
 
 // forgetRelay lets go of the relay, which ends with the QEMUs.

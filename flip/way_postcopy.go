@@ -99,8 +99,12 @@ func (w *postcopyWay) switchOver(ctx context.Context) error {
 	return w.taken(ctx)
 }
 
-// takenLimit bounds how long the target may take to read what a migration begins with.
-const takenLimit = 2 * time.Second
+const (
+	// takenLimit bounds how long the target may take to read what a migration begins with.
+	takenLimit = 2 * time.Second
+	// placedLimit bounds how long it is waited for what has been read to be in its place.
+	placedLimit = 300 * time.Millisecond
+)
 
 // taken waits until the target has read what there is, so that it has nothing in hand when the guest is switched: some pages are sent at the beginning.
 func (w *postcopyWay) taken(ctx context.Context) error {
@@ -109,7 +113,7 @@ func (w *postcopyWay) taken(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return fmt.Errorf("cannot see what the target has read: %w", err)
-		case unread == 0:
+		case unread == 0 && (w.allPlaced(ctx) || time.Since(began) > placedLimit):
 			return w.spares.Begin(w.blocks)
 		case w.h.target.ended():
 			return w.h.target.died("as the migration began")
@@ -123,6 +127,12 @@ func (w *postcopyWay) taken(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// allPlaced tells whether all that the source has sent is where it belongs, and none of it in the target's hands.
+func (w *postcopyWay) allPlaced(ctx context.Context) bool {
+	m, err := w.h.cfg.Source.Monitor.QueryMigrate(ctx)
+	return err == nil && pageback.Quiet(w.blocks, m.RAM.Normal)
 }
 
 // runTarget tells the target to run the guest as soon as it has it, and the source to switch. It returns when the guest runs in the target, or
@@ -156,6 +166,9 @@ func (w *postcopyWay) runTarget(ctx context.Context) error {
 
 // letLoose lets the pages follow the guest, which runs in the target.
 func (w *postcopyWay) letLoose(ctx context.Context) {
+	if err := w.sift(); err != nil {
+		w.h.warn("what the guest has never touched takes memory: %v", err)
+	}
 	err := w.h.cfg.Source.Monitor.MigrateSetParameters(ctx, qmp.MigrateParameters{MaxPostcopyBandwidth: new(int64)})
 	if err = errors.Join(err, w.wake("")); err != nil {
 		w.h.warn("the source may send the guest's memory slowly: %v", err)

@@ -11,6 +11,7 @@ import (
 	"qlive/cmd/qlive/cli"
 	"qlive/daemon"
 	"qlive/internal/failpoint"
+	"qlive/internal/relay"
 	"qlive/internal/systemd"
 	"qlive/vmstate"
 )
@@ -49,7 +50,7 @@ func serve(ctx context.Context, flags cli.DaemonFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, manager.Close()) }()
-	d := daemon.New(cfg, daemon.Options{Version: version, Log: log, Failpoints: points, Systemd: manager})
+	d := daemon.New(cfg, daemon.Options{Version: version, Log: log, Failpoints: points, Systemd: manager, Relay: relay.Verb})
 	if err := d.Open(ctx); err != nil {
 		return err
 	}

@@ -1,6 +1,10 @@
 package adopt_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"qlive/integration/env"
@@ -98,9 +102,23 @@ func diesInTheMove(t *testing.T, program string) {
 	if err != nil || vm.PID == s.pid() || vm.Adoption != nil || vm.Status != vmstate.Running || len(vm.Regions) != 1 || vm.Regions[0].Backing != vmstate.Memfd {
 		t.Errorf("behind the switch it is %+v, %v", vm, err)
 	}
+	d.Eventually("the relay has said what it did", func() error {
+		return said(filepath.Join(d.RunDir(), "vms/vm1/g*/relay.log"), "pages of zeroes came")
+	})
 	s.awaitTruth(30)
 	if m := s.handOver(vmstate.MigrationSpec{VM: "vm1", Binary: d.Env.QEMU(env.Installed)}); m.Mode != vmstate.ModeShared {
 		t.Errorf("handed on in mode %s", m.Mode)
 	}
 	s.awaitTruth(30)
+}
+
+// said is an error if no file that matches the pattern holds the words.
+func said(pattern, words string) error {
+	files, err := filepath.Glob(pattern)
+	for _, name := range files {
+		if text, err := os.ReadFile(name); err == nil && strings.Contains(string(text), words) {
+			return nil
+		}
+	}
+	return fmt.Errorf("none of %q says %q: %v", files, words, err)
 }

@@ -40,7 +40,7 @@ func strikes() map[string][]strike {
 	}
 	return map[string][]strike{
 		env.Installed: {killed(env.Stable), hangs(env.Newest)},
-		env.Stable: {killed(env.Installed),
+		env.Stable: {killed(env.Installed), hangs(env.Installed),
 			{name: "cannot load a device", to: env.Newest, version: "10.0.2", kind: vmstate.QEMU}},
 		env.Newest: {killed(env.Installed), hangs(env.Stable),
 			{name: "killed behind a relay", to: env.Stable, point: "flip.let-go.after", do: kill, kind: vmstate.QEMU, relay: true},

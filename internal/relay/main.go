@@ -13,9 +13,18 @@ import (
 // Verb is the argument by which this program is told to be a relay.
 const Verb = "relay"
 
+// Begin is the signal by which it is told that the guest runs in the target: from then on it keeps pages of zeroes back.
+const Begin = unix.SIGUSR1
+
 // Main is the process of a relay: descriptor 3 is a socket to the source, 4 one to the target. It says on stdout what it has done, and returns
 // the process' exit status.
 func Main() int {
+	told, begin := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(told, Begin)
+	go func() { // as long as the process
+		<-told
+		close(begin)
+	}()
 	// What ends daemons and sessions is not meant for it: it ends with the QEMUs.
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
 	// The threads that it may need are made before the guest depends on it: the cgroup of a VM may have no room for one more later on.
@@ -25,7 +34,7 @@ func Main() int {
 	if err == nil {
 		var target *net.UnixConn
 		if target, err = inherited(4, "target"); err == nil {
-			fmt.Println(Run(source, target))
+			fmt.Println(Run(source, target, begin))
 			return 0
 		}
 	}

@@ -16,8 +16,6 @@ const (
 	chunk = 128 << 10
 	// loadLimit bounds how long the end of the stream waits for a target that loads its devices. One that takes longer gets all pages first.
 	loadLimit = 5 * time.Second
-	// beginLimit bounds how long it is waited for a guest to begin to run once its devices are loaded. One that stands never does.
-	beginLimit = 20 * time.Millisecond
 )
 
 // Result says what a relay has done.
@@ -37,6 +35,7 @@ func (r Result) String() string {
 // channel is a relay at work.
 type channel struct {
 	source, target *net.UnixConn
+	begin          <-chan struct{}
 	tasks          sync.WaitGroup
 	heard          chan struct{} // the target has said something
 	gone           chan struct{} // closed when the target has hung up
@@ -45,9 +44,10 @@ type channel struct {
 	sieve stream.Sieve
 }
 
-// Run passes the stream from source to target, and what the target says back. It returns when both have hung up.
-func Run(source, target *net.UnixConn) Result {
-	c := &channel{source: source, target: target, heard: make(chan struct{}, 1), gone: make(chan struct{})}
+// Run passes the stream from source to target, and what the target says back. Pages of zeroes are kept back from when begin is closed. It returns when
+// both have hung up.
+func Run(source, target *net.UnixConn, begin <-chan struct{}) Result {
+	c := &channel{source: source, target: target, begin: begin, heard: make(chan struct{}, 1), gone: make(chan struct{})}
 	c.tasks.Go(c.back)
 	c.forth()
 	c.tasks.Wait()
@@ -62,7 +62,6 @@ func (c *channel) forth() {
 	if !ok {
 		return
 	}
-	c.letLoad()
 	full, free, done := make(chan []byte), make(chan []byte, 2), make(chan struct{})
 	for range cap(free) {
 		free <- make([]byte, chunk)
@@ -149,29 +148,14 @@ func (c *channel) follow(rest []byte, full <-chan []byte, free chan<- []byte) {
 	_, _ = c.target.Write(rest) // a stream that was cut off
 }
 
-// letLoad waits until the guest runs in the target. The devices have gone over, and with them the target has all that it needs to begin. Until then
-// the source, which has nothing to do but to send, would only take the processors from it. The target says that it has loaded them; a guest that
-// runs asks for a page at once.
-func (c *channel) letLoad() {
-	limit := time.NewTimer(loadLimit)
-	defer limit.Stop()
-	for !c.ask((*stream.Sieve).Asked) {
-		select {
-		case <-c.heard:
-			if c.ask((*stream.Sieve).Loaded) {
-				limit.Reset(beginLimit)
-			}
-		case <-limit.C:
-			return
-		case <-c.gone:
-			return
-		}
-	}
-}
-
 // pass sends on what the sieve lets pass of b, and what it owes the target, and says how much of b that was.
 func (c *channel) pass(b []byte) (int, error) {
 	c.mu.Lock()
+	select {
+	case <-c.begin:
+		c.sieve.Begin()
+	default:
+	}
 	pieces, n := c.sieve.Sift(b, nil)
 	if owed := c.sieve.Owed(); len(owed) > 0 {
 		pieces = append(pieces, owed)

@@ -29,11 +29,19 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
+	begin := make(chan struct{})
+	close(begin)
+	return newSceneUntil(t, begin)
+}
+
+// newSceneUntil is a scene in which pages of zeroes pass until begin is closed.
+func newSceneUntil(t *testing.T, begin <-chan struct{}) *scene {
+	t.Helper()
 	source, a := pair(t)
 	b, target := pair(t)
 	s := &scene{t, source, target, make(chan Result, 1)}
 	go func() {
-		r := Run(a, b)
+		r := Run(a, b, begin)
 		a.Close()
 		b.Close()
 		s.ended <- r
@@ -175,13 +183,33 @@ func TestRelay(t *testing.T) {
 	}
 }
 
+// Until the guest runs in the target pages of zeroes pass: all that the source has sent may be wanted back.
+func TestAllPassesBeforeTheBeginning(t *testing.T) {
+	begin := make(chan struct{})
+	s := newSceneUntil(t, begin)
+	s.send(s.source, head())
+	s.expect(s.target, head())
+	first := bytes.Join([][]byte{part(), zero(0), zeroNext(1), end()}, nil)
+	s.send(s.source, first)
+	s.expect(s.target, first)
+	close(begin)
+	s.send(s.source, bytes.Join([][]byte{part(), zeroNext(2), end()}, nil))
+	s.expect(s.target, append(part(), end()...))
+	s.send(s.target, request(2))
+	s.expect(s.target, bytes.Join([][]byte{part(), zeroNext(2), end()}, nil))
+	s.target.Close()
+	s.source.Close()
+	if r := s.result(); r != (Result{SieveStats: stream.SieveStats{Zeroes: 3, Kept: 1, Given: 1}}) {
+		t.Error(r)
+	}
+}
+
 // A target that loads its devices may wait for a page, and nothing takes it out of its wait once it has the end: the end comes after what it asked for.
 func TestEndWaitsForTheDevices(t *testing.T) {
 	s := newScene(t)
 	s.send(s.source, head())
 	s.send(s.source, bytes.Join([][]byte{part(), zero(1), end(), {0}}, nil))
 	s.expect(s.target, head())
-	s.send(s.target, request(3)) // the first page that is asked for lets the relay go on
 	s.expect(s.target, append(part(), end()...))
 	s.send(s.target, request(1))
 	s.expect(s.target, bytes.Join([][]byte{part(), zero(1), end()}, nil))

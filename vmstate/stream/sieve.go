@@ -10,7 +10,7 @@ import (
 // Sieve keeps the pages of zeroes of a postcopy back from the target until it asks for one. What it never asks for stays a hole in the target's memory:
 // QEMU empties all of it before a postcopy (postcopy_ram_incoming_init), counts nothing, and takes userfaultfd off at the end, from when on holes read as zeroes.
 //
-// Only what follows the PACKAGED command is sifted, from when on the target has its page faults told. What the Sieve does not understand, it lets pass: it
+// Only what comes after [Sieve.Begin] is kept back, and after the PACKAGED command, from when on the target has its page faults told. What the Sieve does not understand, it lets pass: it
 // gives out all that it has kept back, keeps nothing any more, and says why ([Sieve.Aside]). So whatever is put in, the target gets
 // the same memory. Kept-back pages are given out between two records or sections, wherever the stream stands.
 //
@@ -27,6 +27,7 @@ type Sieve struct {
 	asked  *sieved // block of the last request
 	owed   []owing
 
+	begun    bool   // by Begin
 	packaged bool   // the guest runs in the target, or is about to
 	loaded   bool   // the target has read all of the devices: see end
 	ended    bool   // the source has ended its stream
@@ -229,14 +230,11 @@ func (s *Sieve) GiveAll(why string) {
 	s.held = 0
 }
 
+// Begin lets pages be kept back from now on. Whoever may yet want back what the source has sent, from the channel, lets it pass until then.
+func (s *Sieve) Begin() { s.begun = true }
+
 // Running tells whether the devices of the guest have passed.
 func (s *Sieve) Running() bool { return s.packaged && s.through == 0 }
-
-// Loaded tells whether the target has said that it has read them.
-func (s *Sieve) Loaded() bool { return s.loaded }
-
-// Asked tells whether the target has asked for a page.
-func (s *Sieve) Asked() bool { return s.asked != nil }
 
 // Aside says why nothing is kept back any more; empty if that is not so.
 func (s *Sieve) Aside() string { return s.aside }

@@ -189,7 +189,7 @@ func (s *Sieve) zero(c *cursor, word, page uint64) verdict {
 		return unknown
 	}
 	s.stats.Zeroes++
-	if !s.packaged || s.aside != "" || block.early.has(page) {
+	if !s.begun || !s.packaged || s.aside != "" || block.early.has(page) {
 		return s.goOn(block, word)
 	}
 	s.in = block

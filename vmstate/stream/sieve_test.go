@@ -20,7 +20,11 @@ type through struct {
 	rest   []byte
 }
 
-func newThrough() *through { return &through{target: loader{placed: map[spot]byte{}}} }
+func newThrough() *through {
+	p := &through{target: loader{placed: map[spot]byte{}}}
+	p.sieve.Begin()
+	return p
+}
 
 // put gives the sieve more of the stream, and the target what comes of it.
 func (p *through) put(b []byte) error {
@@ -220,6 +224,8 @@ func FuzzSieve(f *testing.F) {
 	f.Add(header().full(1, "x", []byte("y")).eof(), uint16(3))
 	f.Fuzz(func(t *testing.T, raw []byte, size uint16) {
 		var one, many stream.Sieve
+		one.Begin()
+		many.Begin()
 		pieces, n := one.Sift(raw, nil)
 		whole := bytes.Join(pieces, nil)
 		var parts, rest []byte

@@ -12,6 +12,9 @@ TIMEOUT ?= 20m
 # They look at the memory and the huge pages of the whole host: nothing else runs beside them.
 ALONE := /integration/(demo|faces|start)(/|$$)
 
+# They take longest, and are begun first: what is begun last, alone, keeps a processor idle.
+LONG := /integration/(failures|soak|kills)$$
+
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.
 .NOTPARALLEL:
@@ -46,7 +49,7 @@ unit: ## tests that need no guest, with the race detector
 	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v '^qlive/integration/')
 
 integration: ## real QEMUs, real guests, real mounts
-	go test -count=1 -p 3 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -vE '$(ALONE)')
+	go test -count=1 -p 3 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -E '$(LONG)') $$(go list ./integration/... | grep -vE '$(ALONE)|$(LONG)')
 	go test -count=1 -p 1 -timeout $(TIMEOUT) $$(go list ./integration/... | grep -E '$(ALONE)')
 
 kills: ## every failpoint, every party killed and hung there; KILLS=cpr,… for a part

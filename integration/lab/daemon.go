@@ -16,6 +16,7 @@ import (
 
 	"qlive/integration/env"
 	"qlive/internal/failpoint"
+	"qlive/internal/proc"
 	"qlive/restapi/client"
 	"qlive/vmstate"
 )
@@ -161,6 +162,22 @@ func (d *Daemon) Signal(sig unix.Signal) {
 	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		d.t.Fatalf("sending %v to the daemon: %v", sig, err)
 	}
+	if sig == unix.SIGSTOP { // its threads stop one by one, and those that run may still answer
+		d.Eventually("the daemon has stopped", d.stands)
+	}
+}
+
+// stands is an error while a thread of the daemon can run.
+func (d *Daemon) stands() error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", d.PID()))
+	for _, path := range threads {
+		text, _ := os.ReadFile(path)
+		stat, bad := proc.ParseStat(string(text))
+		if bad == nil && stat.State != 'T' && !stat.Ended() {
+			return fmt.Errorf("the state of a thread is %c", stat.State)
+		}
+	}
+	return err
 }
 
 // AwaitEnd waits until the daemon's process has ended, such as by a failpoint, and returns how.

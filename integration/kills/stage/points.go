@@ -51,7 +51,7 @@ func (c Course) steps() []string {
 		text = "plan inspect-source start-target " + compare + "check-source-memory check-versions set-capabilities send-ahead " + look +
 			"last-proof warm-target begin switch run-target( let-go arrive ) receive end-source"
 	case c.Mode == vmstate.ModePrecopy:
-		text = "plan choose-way inspect-source start-target " + prove + look + "copy switch( load )" + end // where the guest runs meanwhile
+		text = "plan choose-way inspect-source start-target " + compare + "set-capabilities populate send-ahead " + look + "copy switch( load )" + end // where the guest runs meanwhile
 	default:
 		inside := map[vmstate.Way]string{vmstate.WayDeviceState: "stop save load", vmstate.WayStopFirst: "stop migrate load", vmstate.WayLive: "look migrate load"}
 		text = "plan inspect-source start-target " + prove + "populate " + look + proof + "switch( " + inside[c.Way] + " )" + end

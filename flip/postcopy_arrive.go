@@ -66,7 +66,10 @@ func (w *postcopyWay) help(ctx context.Context, a *arrival) error {
 		return err
 	}
 	// The first request is qlive's own ([postcopyWay.wake]), so that it is known what follows it.
-	if now := time.Now(); a.loose == 0 || now.Sub(a.began) > slowAfter && now.Sub(a.sparedAt) > slowAfter {
+	switch now := time.Now(); {
+	case a.loose == 0 && !before(10, 2, w.h.target.Version): // older ones end at once if they cannot load a device
+		w.keepFirst()
+	case now.Sub(a.began) > slowAfter && now.Sub(a.sparedAt) > slowAfter:
 		w.keepSpares(ctx, m.RAM)
 		a.sparedAt = time.Now()
 	}
@@ -93,11 +96,26 @@ func (w *postcopyWay) letLooseOnce(ctx context.Context) error {
 	return err
 }
 
+// keepFirst copies the pages that the source sends first, as quickly as can be.
+func (w *postcopyWay) keepFirst() {
+	if !w.standsInSource() {
+		return
+	}
+	if err := w.spares.KeepFirst(w.h.cfg.Source.Process.PID(), w.blocks); err != nil {
+		w.h.logf("cannot copy the pages that the source sends first: %v", err)
+	}
+}
+
+// standsInSource tells whether the source lives and has said that its guest stands.
+func (w *postcopyWay) standsInSource() bool {
+	rest(w.h.ears.source, w.note)
+	return !(w.h.resume && w.h.qemuStop.IsZero()) && !w.h.cfg.Source.ended()
+}
+
 // keepSpares copies the pages that the source sends next, in case the target reads them and dies. The guest stands; sent is what was sent before.
 func (w *postcopyWay) keepSpares(ctx context.Context, sent qmp.MigrationRAM) {
 	source := w.h.cfg.Source
-	rest(w.h.ears.source, w.note)
-	if w.h.resume && w.h.qemuStop.IsZero() || source.ended() {
+	if !w.standsInSource() {
 		return
 	}
 	quiet := pageback.Quiet(w.blocks, sent.Normal)

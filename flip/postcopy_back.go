@@ -32,6 +32,9 @@ func (h *Handoff) tooLong() error {
 func (w *postcopyWay) undecided(ctx, pause context.Context, err error) error {
 	h := w.h
 	kind := vmstate.QEMU
+	if at, ok := pause.Deadline(); ok && time.Until(at) < time.Millisecond { // a command may notice a moment before
+		<-pause.Done()
+	}
 	if late := context.Cause(pause); late != nil {
 		kind, err = vmstate.KindOf(late), late
 	}

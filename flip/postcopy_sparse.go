@@ -12,7 +12,7 @@ import (
 
 // sparseShare is the part of guest RAM, one in so many, that the source must not have touched for a relay to be put into the channel. What passes the relay
 // takes it longer, what it keeps back takes no time: docs/postcopy.md has the figures.
-const sparseShare = 4
+const sparseShare = 3
 
 // relayLimit bounds how long it is waited for a relay to see that both QEMUs have hung up.
 const relayLimit = time.Second

@@ -106,9 +106,20 @@ const (
 	mostPlaces = 64
 )
 
+// KeepFirst copies what source pid, whose guest stands, will send next if it has only been asked for the first page of its first block: from there on, and
+// behind the last page of it that has arrived. It takes a part of the time of [Spares.Keep], in which the guest stands.
+func (s *Spares) KeepFirst(pid int, blocks []Block) error {
+	return s.keep(pid, blocks[:min(len(blocks), 1)], func(ends []uint64) []uint64 { return ends[max(0, len(ends)-1):] })
+}
+
 // Keep copies what source pid, whose guest stands, will send next: from the start of its first block on, and behind each page that has arrived, since
 // QEMU goes on from where it was asked for one (get_queued_page in migration/ram.c). Blocks are in QEMU's order.
 func (s *Spares) Keep(pid int, blocks []Block) error {
+	return s.keep(pid, blocks, func(ends []uint64) []uint64 { return ends[:min(len(ends), mostPlaces)] })
+}
+
+// keep copies the next pages from the start of the first block on, and from those ends of what has arrived that are chosen.
+func (s *Spares) keep(pid int, blocks []Block, choose func(ends []uint64) []uint64) error {
 	tables, err := proc.OpenPagemap(pid)
 	if err != nil {
 		return err
@@ -116,20 +127,20 @@ func (s *Spares) Keep(pid int, blocks []Block) error {
 	defer tables.Close()
 	s.absent = make(map[string][]uint64)
 	for i, b := range blocks {
-		places := []uint64{0}
-		if i > 0 {
-			places = nil
+		var ends, places []uint64
+		if i == 0 {
+			places = []uint64{0}
 		}
 		if b.File != nil {
 			err := eachData(b.File, b.Bytes, func(_, end int64) error {
-				places = append(places, uint64(end))
+				ends = append(ends, uint64(end))
 				return nil
 			})
 			if err != nil {
 				return err
 			}
 		}
-		for _, from := range places[:min(len(places), mostPlaces)] {
+		for _, from := range append(places, choose(ends)...) {
 			if err := s.keepNext(pid, tables, b, from); err != nil {
 				return err
 			}

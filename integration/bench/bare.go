@@ -212,8 +212,8 @@ func (p *pause) resume(source, target *seat) error {
 	if err := target.qmp.do(cmdCont, nil); err != nil {
 		return err
 	}
-	p.ended = time.Now()
 	p.lap("cont")
+	p.ended = p.lapped
 	resumed, err := target.qmp.await("RESUME", named("RESUME"))
 	if err != nil {
 		return err

@@ -254,28 +254,41 @@ func TestNamed(t *testing.T) {
 	}
 }
 
-// TestLinks follows the links to other pages and to headings of this one.
+// TestLinks follows the links to other pages and to headings.
 func TestLinks(t *testing.T) {
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	anchors := map[string]bool{}
+	for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(string(text), -1) {
+		file, heading, ok := strings.Cut(link[1], "#")
+		path := page
+		if file != "" {
+			path = filepath.Join(filepath.Dir(page), file)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		} else if ok && !headings(t, path)[heading] {
+			t.Errorf("there is no heading %s in %s", heading, path)
+		}
+	}
+}
+
+// headings are those of a page that can be linked to, as links name them.
+func headings(t *testing.T, path string) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
 	for line := range strings.Lines(string(text)) {
 		if title, ok := strings.CutPrefix(line, "## "); ok {
 			title = regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), "")
-			anchors["#"+strings.ReplaceAll(title, " ", "-")] = true
+			found[strings.ReplaceAll(title, " ", "-")] = true
 		}
 	}
-	for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(string(text), -1) {
-		if strings.HasPrefix(link[1], "#") {
-			if !anchors[link[1]] {
-				t.Errorf("there is no heading %s among %v", link[1], anchors)
-			}
-		} else if _, err := os.Stat(filepath.Join(filepath.Dir(page), link[1])); err != nil {
-			t.Error(err)
-		}
-	}
+	return found
 }
 
 func TestMatches(t *testing.T) {

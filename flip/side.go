@@ -81,12 +81,12 @@ func (s *Side) unlessItEnds(ctx context.Context, when string, wait func(context.
 }
 
 // EndedSoon tells whether the process is dead or about to be seen dead: its monitor is closed a moment before its pidfd
-// says so. It waits 200 ms at the most.
+// says so, how long before is for a busy machine to say. It waits a second at the most.
 func (s *Side) EndedSoon() bool {
 	select {
 	case <-s.Gone():
 		return true
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(time.Second):
 		return false
 	}
 }

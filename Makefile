@@ -13,7 +13,7 @@ TIMEOUT ?= 20m
 ALONE := /integration/(demo|faces|start)(/|$$)
 
 # They take longest, and are begun first: what is begun last, alone, keeps a processor idle.
-LONG := /integration/(failures|soak|kills)$$
+LONG := /integration/(failures|soak)$$
 
 .DEFAULT_GOAL := help
 # The steps below share one machine, and the guests are timed.

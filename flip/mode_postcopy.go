@@ -106,7 +106,6 @@ func (m *postcopyMode) checkSource(ctx context.Context) error {
 			return vmstate.Errorf(vmstate.Incompatible, "cannot hand %s over by postcopy: the source has no RAM block %s", h.cfg.Migration.VM, r.Name())
 		}
 	}
-	m.countUntouched()
 	return nil
 }
 

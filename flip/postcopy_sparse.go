@@ -17,31 +17,37 @@ const sparseShare = 3
 // relayLimit bounds how long it is waited for a relay to see that both QEMUs have hung up.
 const relayLimit = time.Second
 
-// countUntouched finds out how much of guest RAM the source has never touched. What it cannot see counts as touched.
-func (m *postcopyMode) countUntouched() {
-	m.way.untouched, m.way.size = 0, 0
-	tables, err := proc.OpenPagemap(m.h.cfg.Source.Process.PID())
+// untouched finds out how much of guest RAM the source has never touched, and how much there is, in bytes. What it cannot see counts as touched.
+func (w *postcopyWay) untouched() (untouched, size uint64) {
+	tables, err := proc.OpenPagemap(w.h.cfg.Source.Process.PID())
 	if err != nil {
-		return
+		return 0, 0
 	}
 	defer tables.Close()
-	for _, at := range m.at {
-		size := at.End - at.Start
-		touched := uint64(0)
-		if err := tables.Touched(at, func(r proc.Range) { touched += r.End - r.Start }); err != nil {
-			touched = size
+	for _, b := range w.blocks {
+		if b.File == nil { // no RAM of the guest's
+			continue
 		}
-		m.way.size += size
-		m.way.untouched += size - min(touched, size)
+		touched := uint64(0)
+		if err := tables.Touched(proc.Range{Start: b.At, End: b.At + b.Bytes}, func(r proc.Range) { touched += r.End - r.Start }); err != nil {
+			touched = b.Bytes
+		}
+		size += b.Bytes
+		untouched += b.Bytes - min(touched, b.Bytes)
 	}
+	return untouched, size
 }
 
 // channel makes the channel that the pages go through: one socket pair, or, where much of guest RAM was never touched, two with a process between them that
 // keeps pages of zeroes from the target. a is the source's end.
 func (w *postcopyWay) channel() (a, b *os.File, err error) {
 	a, b, err = bufferedPair(postcopyBuffer)
-	if err != nil || w.h.cfg.Relay == nil || w.untouched*sparseShare < w.size {
+	if err != nil || w.h.cfg.Relay == nil {
 		return a, b, err
+	}
+	untouched, size := w.untouched()
+	if untouched == 0 || untouched*sparseShare < size {
+		return a, b, nil
 	}
 	c, d, err := bufferedPair(postcopyBuffer)
 	if err == nil {
@@ -57,7 +63,7 @@ func (w *postcopyWay) channel() (a, b *os.File, err error) {
 	b.Close()
 	c.Close()
 	w.h.logf("%s of guest RAM were never touched, and take no memory in the target; the process %d keeps them out of the channel",
-		scarcity.MiB(w.untouched), w.h.relay.PID())
+		scarcity.MiB(untouched), w.h.relay.PID())
 	return a, d, nil
 }
 

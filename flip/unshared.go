@@ -3,7 +3,6 @@ package flip
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -152,7 +151,8 @@ func (m *mirror) sendZeroes(u *unshared, page func(string, uint64, []byte) error
 func (m *mirror) compare(u *unshared, r proc.Range, page func(string, uint64, []byte) error) error {
 	for at := r.Start; at < r.End; {
 		buf := m.buf[:min(uint64(len(m.buf)), r.End-at)]
-		if err := m.read(at, buf); err != nil {
+		// The pid is the source's as long as that lives, and what is read of it counts only if it has saved its devices afterwards.
+		if err := proc.ReadMemory(m.pid, at, buf); err != nil {
 			return fmt.Errorf("cannot read %s from the source: %w", u.name, err)
 		}
 		for i := 0; i+targetPage <= len(buf); i += targetPage {
@@ -161,23 +161,6 @@ func (m *mirror) compare(u *unshared, r proc.Range, page func(string, uint64, []
 			}
 		}
 		at += uint64(len(buf))
-	}
-	return nil
-}
-
-// read copies from the source as process_vm_readv does it, in half the time that /proc/PID/mem takes: this is done while the guest stands. The pid is the
-// source's as long as that lives, and what is read of it counts only if it has saved its devices afterwards.
-func (m *mirror) read(at uint64, into []byte) error {
-	for len(into) > 0 {
-		local := []unix.Iovec{{Base: &into[0], Len: uint64(len(into))}}
-		n, err := unix.ProcessVMReadv(m.pid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(into)}}, 0)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return io.ErrUnexpectedEOF
-		}
-		into, at = into[n:], at+uint64(n)
 	}
 	return nil
 }

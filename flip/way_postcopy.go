@@ -25,8 +25,6 @@ type postcopyWay struct {
 	blocks []pageback.Block  // of the source
 	spares pageback.Spares   // of what the source sends before the target runs
 	end    *os.File          // the target's end of the channel, too, until the target runs: with it dead, what it had not read is here
-
-	untouched, size uint64 // bytes of guest RAM that the source has never touched, and all of them
 }
 
 const (

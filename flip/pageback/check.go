@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"qlive/internal/proc"
-	"qlive/vmstate/stream"
 )
 
 // Check makes sure that all of what source pid has sent is here, and that it may be put back. Sent is how many pages it says it has sent that were no
@@ -84,23 +83,10 @@ func (k *kept) replace(spares *Spares) error {
 // notZero counts the pages that are here and no zeroes.
 func (k *kept) notZero() (n int64, err error) {
 	n = int64(k.full)
-	if k.File == nil {
-		return n, nil
-	}
-	page := make([]byte, stream.PageBytes)
-	err = eachData(k.File, k.Bytes, func(start, end int64) error {
-		for at := start; at < end; at += stream.PageBytes {
-			if marked(k.came, uint64(at)) {
-				continue
-			}
-			if _, err := k.File.ReadAt(page, at); err != nil {
-				return err
-			}
-			if !isZero(page) {
-				n++
-			}
+	err = k.eachFull(func(offset uint64) {
+		if !marked(k.came, offset) {
+			n++
 		}
-		return nil
 	})
 	return n, err
 }

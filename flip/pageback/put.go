@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"qlive/internal/proc"
 	"qlive/vmstate/stream"
 )
 
@@ -27,7 +28,7 @@ func (p *Pages) Put(ctx context.Context, pid int) error {
 
 func (k *kept) put(ctx context.Context, pid int) error {
 	for offset, data := range k.pages {
-		if err := write(pid, k.At+offset, data); err != nil {
+		if err := proc.WriteMemory(pid, k.At+offset, data); err != nil {
 			return err
 		}
 	}
@@ -58,7 +59,7 @@ func (k *kept) putPiece(pid int, start int64, piece []byte) error {
 		for to < len(piece) && !isZero(piece[to:to+stream.PageBytes]) {
 			to += stream.PageBytes
 		}
-		if err := write(pid, k.At+uint64(start)+uint64(from), piece[from:to]); err != nil {
+		if err := proc.WriteMemory(pid, k.At+uint64(start)+uint64(from), piece[from:to]); err != nil {
 			return err
 		}
 		for from = to; from < len(piece) && isZero(piece[from:from+stream.PageBytes]); {
@@ -69,17 +70,3 @@ func (k *kept) putPiece(pid int, start int64, piece []byte) error {
 }
 
 func isZero(page []byte) bool { return page[0] == 0 && bytes.Equal(page[1:], page[:len(page)-1]) }
-
-// write writes into the memory of a process.
-func write(pid int, at uint64, data []byte) error {
-	for len(data) > 0 {
-		local := []unix.Iovec{{Base: &data[0]}}
-		local[0].SetLen(len(data))
-		n, err := unix.ProcessVMWritev(pid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(data)}}, 0)
-		if err != nil {
-			return err
-		}
-		data, at = data[n:], at+uint64(n)
-	}
-	return nil
-}

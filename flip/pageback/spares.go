@@ -28,23 +28,8 @@ func (s *Spares) of(block string) map[uint64][]byte {
 // Begin notes what the target has before the switch: of that, what the guest still changes is sent again.
 func (s *Spares) Begin(blocks []Block) error {
 	s.early = make(map[string][]uint64)
-	page := make([]byte, stream.PageBytes)
 	for _, b := range blocks {
-		if b.File == nil {
-			continue
-		}
-		err := eachData(b.File, b.Bytes, func(start, end int64) error {
-			for at := start; at < end; at += stream.PageBytes {
-				if _, err := b.File.ReadAt(page, at); err != nil {
-					return err
-				}
-				if !isZero(page) {
-					s.early[b.Name] = append(s.early[b.Name], uint64(at))
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := b.eachFull(func(offset uint64) { s.early[b.Name] = append(s.early[b.Name], offset) }); err != nil {
 			return err
 		}
 	}
@@ -68,11 +53,9 @@ func (s *Spares) again(k *kept) (n int64) {
 func Quiet(blocks []Block, sent int64) bool {
 	var here int64
 	for _, b := range blocks {
-		n, err := newKept(b).notZero()
-		if err != nil {
+		if err := b.eachFull(func(uint64) { here++ }); err != nil {
 			return false
 		}
-		here += n
 	}
 	return here == sent
 }
@@ -166,8 +149,7 @@ func (s *Spares) keepNext(pid int, tables *proc.Pagemap, b Block, from uint64) e
 		skip(r.Start)
 		for ; next < r.End && full < nextPages && failed == nil; next += stream.PageBytes {
 			page := make([]byte, stream.PageBytes)
-			local := []unix.Iovec{{Base: &page[0], Len: stream.PageBytes}}
-			_, failed = unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: uintptr(next), Len: len(page)}}, 0)
+			failed = proc.ReadMemory(pid, next, page)
 			if isZero(page) {
 				page = nil
 			} else {
@@ -187,6 +169,25 @@ func (s *Spares) keepNext(pid int, tables *proc.Pagemap, b Block, from uint64) e
 				s.put(b.Name, at-b.At, page)
 			}
 		}
+	})
+}
+
+// eachFull gives each page that the target has placed in a block and that is no zeroes, in order.
+func (b Block) eachFull(visit func(offset uint64)) error {
+	if b.File == nil {
+		return nil
+	}
+	page := make([]byte, stream.PageBytes)
+	return eachData(b.File, b.Bytes, func(start, end int64) error {
+		for at := start; at < end; at += stream.PageBytes {
+			if _, err := b.File.ReadAt(page, at); err != nil {
+				return err
+			}
+			if !isZero(page) {
+				visit(uint64(at))
+			}
+		}
+		return nil
 	})
 }
 

@@ -205,7 +205,7 @@ func (m *machine) roomBeside(r *run) error {
 	case r.mode == vmstate.ModePrecopy:
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.roomForCopy(m.next.spec, sizeOf(m.next.set))
+		return m.roomForCopy(m.next.spec, m.next.set.SizeBytes())
 	case r.source.foreign && m.adoption != nil:
 		return scarcity.Memory("hand "+m.spec.Name+" over", m.adoption.PeakBytes)
 	}

@@ -20,19 +20,9 @@ func (m *machine) copyMemoryLocked(asked *vmstate.MemorySpec) (*memory.Set, erro
 	if asked != nil {
 		spec = *asked
 	}
-	var wants []memory.Want
-	var bytes uint64
-	for _, r := range m.memory.Regions() {
-		wants = append(wants, memory.Want{Name: r.Name(), SizeBytes: r.SizeBytes()})
-	}
+	bytes := m.memory.SizeBytes()
 	if a != nil {
-		wants = nil
-		for _, r := range a.Regions {
-			wants = append(wants, memory.Want{Name: r.Name, SizeBytes: r.SizeBytes})
-		}
-	}
-	for _, w := range wants {
-		bytes += w.SizeBytes
+		bytes = ramOf(a)
 	}
 	m.demoteLocked() // of a handoff that was refused
 	if err := m.roomForCopy(spec, bytes); err != nil {
@@ -41,6 +31,10 @@ func (m *machine) copyMemoryLocked(asked *vmstate.MemorySpec) (*memory.Set, erro
 	var set *memory.Set
 	var err error
 	if a != nil {
+		var wants []memory.Want
+		for _, r := range a.Regions {
+			wants = append(wants, memory.Want{Name: r.Name, SizeBytes: r.SizeBytes})
+		}
 		set, err = memory.Create(spec, m.spec.Name, wants)
 	} else {
 		set, err = memory.Remake(m.memory, spec, m.spec.Name)
@@ -61,12 +55,4 @@ func (m *machine) roomForCopy(spec vmstate.MemorySpec, bytes uint64) error {
 		need += bytes
 	}
 	return m.place.holds("copy the RAM of "+m.spec.Name, "a second QEMU with all of the RAM", need)
-}
-
-// sizeOf is how much RAM a set is for.
-func sizeOf(set *memory.Set) (bytes uint64) {
-	for _, r := range set.Regions() {
-		bytes += r.SizeBytes()
-	}
-	return bytes
 }

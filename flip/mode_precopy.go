@@ -17,7 +17,7 @@ type precopyMode struct {
 }
 
 func (m precopyMode) why() string {
-	return fmt.Sprintf("guest RAM is copied into new memory, and the host has it twice meanwhile, %d MiB more than now", m.size()>>20)
+	return fmt.Sprintf("guest RAM is copied into new memory, and the host has it twice meanwhile, %d MiB more than now", m.h.cfg.Memory.SizeBytes()>>20)
 }
 
 func (m precopyMode) ask() []step {
@@ -48,7 +48,7 @@ func (m precopyMode) chooseWay(ctx context.Context) error {
 		return err
 	}
 	m.way.live, h.cfg.Way = false, vmstate.WayStopFirst
-	us := int64(m.size() * 1e6 / copyRate)
+	us := int64(m.h.cfg.Memory.SizeBytes() * 1e6 / copyRate)
 	h.change(func(v *vmstate.Migration) { v.Way, v.EstimateUS = h.cfg.Way, &us })
 	h.logf("QEMU %s without KVM loses track of what the guest changes, so the guest stands while it is copied, for about %d ms; way %s", h.cfg.Source.Version, us/1000, h.cfg.Way)
 	if us <= int64(h.cfg.Spec.MaxPauseMS)*1000 {
@@ -57,14 +57,6 @@ func (m precopyMode) chooseWay(ctx context.Context) error {
 	return vmstate.Errorf(vmstate.Timeout, "cannot copy the RAM of %s within max_pause_ms, %d ms: QEMU %s without KVM loses track of what a running guest changes, so the guest has to stand, for about %d ms",
 		h.cfg.Migration.VM, h.cfg.Spec.MaxPauseMS, h.cfg.Source.Version, us/1000).
 		With(fmt.Sprintf("if the guest may stand so long, say so with max_pause_ms (--max-pause) of %d or more", int64(float64(us)/1000*estimateMargin)+1))
-}
-
-// size is that of the guest's RAM, bytes.
-func (m precopyMode) size() (bytes uint64) {
-	for _, r := range m.h.cfg.Memory.Regions() {
-		bytes += r.SizeBytes()
-	}
-	return bytes
 }
 
 func (m precopyMode) prepare() []step {

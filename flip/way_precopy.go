@@ -196,16 +196,15 @@ func (w *precopyWay) show(m qmp.Migration) error {
 	if m.RAM.Total == 0 {
 		return nil // not set up yet
 	}
-	var size, held uint64
+	var held uint64
 	for _, r := range h.cfg.Memory.Regions() {
-		size += r.SizeBytes()
 		if n, err := r.AllocatedBytes(); err == nil {
 			held += n
 		}
 		arrived := float64(r.SizeBytes()) * (1 - float64(m.RAM.Remaining)/float64(m.RAM.Total))
 		h.observe(r.Name(), vmstate.Mapped, 0, 0, uint64(max(0, arrived)), 0)
 	}
-	if uint64(m.RAM.Total) < size {
+	if size := h.cfg.Memory.SizeBytes(); uint64(m.RAM.Total) < size {
 		return vmstate.Errorf(vmstate.Internal, "cannot copy the guest: QEMU would send %d bytes, and its RAM has %d", m.RAM.Total, size)
 	}
 	w.all = true

@@ -101,6 +101,14 @@ func (s *Set) Regions() []*Region {
 	return append([]*Region(nil), s.regions...)
 }
 
+// SizeBytes is how much RAM all of the blocks are; no set has none.
+func (s *Set) SizeBytes() (bytes uint64) {
+	for _, r := range s.Regions() {
+		bytes += r.SizeBytes()
+	}
+	return bytes
+}
+
 // Files are the blocks' files in the order of the wants: what QEMU inherits. They are closed on exec
 // unless passed on, and stay the set's own.
 func (s *Set) Files() []*os.File {

@@ -79,7 +79,7 @@ func (t *taker) atSection() bool {
 	if err != nil || stream.Kind(head[0]) != stream.KindPart && stream.Kind(head[0]) != stream.KindEnd {
 		return false
 	}
-	return sectionID(head[1:]) && (binary.BigEndian.Uint64(head[5:]) == flagEOS || t.valid(binary.BigEndian.Uint64(head[5:])))
+	return sectionID(head[1:]) && (binary.BigEndian.Uint64(head[5:]) == stream.FlagEOS || t.valid(binary.BigEndian.Uint64(head[5:])))
 }
 
 // sectionID tells whether b starts with a number that a section can have.
@@ -110,17 +110,17 @@ func (t *taker) chained(b []byte) bool {
 			return false
 		}
 		word := binary.BigEndian.Uint64(b)
-		if word == flagEOS {
-			return len(b) >= 13 && b[8] == footerMark && sectionID(b[9:])
+		if word == stream.FlagEOS {
+			return len(b) >= 13 && b[8] == byte(stream.KindFooter) && sectionID(b[9:])
 		}
-		if !t.valid(word) || n == 0 && word&flagContinue == 0 {
+		if !t.valid(word) || n == 0 && word&stream.FlagContinue == 0 {
 			return false
 		}
 		size := 8 + 1
-		if word&flagPage != 0 {
+		if word&stream.FlagPage != 0 {
 			size = 8 + stream.PageBytes
 		}
-		if word&flagContinue == 0 {
+		if word&stream.FlagContinue == 0 {
 			name, ok := counted(b[8:])
 			if !ok || t.named(name) == nil {
 				return false

@@ -10,20 +10,9 @@ import (
 	"qlive/vmstate/stream"
 )
 
-// What the low bits of a page's address say (migration/ram.h).
-const (
-	flagZero     = 0x02
-	flagPage     = 0x08
-	flagEOS      = 0x10
-	flagContinue = 0x20
-)
-
-// footerMark is what the footer of a section starts with; its number follows.
-const footerMark = 0x7e
-
 func known(flags uint64) bool {
-	kind := flags &^ flagContinue
-	return kind == flagZero || kind == flagPage
+	kind := flags &^ stream.FlagContinue
+	return kind == stream.FlagZero || kind == stream.FlagPage
 }
 
 // ram reads a section of pages.
@@ -43,7 +32,7 @@ func (t *taker) records() error {
 		}
 		address := binary.BigEndian.Uint64(word[:])
 		flags := address % stream.PageBytes
-		if flags == flagEOS {
+		if flags == stream.FlagEOS {
 			return t.footer()
 		}
 		if !known(flags) {
@@ -58,7 +47,7 @@ func (t *taker) records() error {
 // footer reads past what ends a section; a machine type of QEMU 2.3 or older has none.
 func (t *taker) footer() error {
 	next, err := t.in.Peek(1)
-	if err == nil && next[0] == footerMark {
+	if err == nil && next[0] == byte(stream.KindFooter) {
 		_, err = t.in.Discard(5)
 	}
 	if err != nil {
@@ -69,14 +58,14 @@ func (t *taker) footer() error {
 
 // page reads one page.
 func (t *taker) page(offset, flags uint64) error {
-	if flags&flagContinue == 0 {
+	if flags&stream.FlagContinue == 0 {
 		if err := t.name(); err != nil {
 			return err
 		}
 	}
 	var data []byte
 	size := 1
-	if flags&flagPage != 0 {
+	if flags&stream.FlagPage != 0 {
 		size = stream.PageBytes
 	}
 	data, err := t.in.Peek(size)

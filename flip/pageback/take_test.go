@@ -27,7 +27,7 @@ func (w *wire) section(kind stream.Kind, records ...func(*wire)) *wire {
 	for _, r := range records {
 		r(w)
 	}
-	w.word(flagEOS)
+	w.word(stream.FlagEOS)
 	w.Write([]byte{0x7e, 0, 0, 0, 2})
 	return w
 }
@@ -37,12 +37,12 @@ func (w *wire) word(v uint64) { w.Write(binary.BigEndian.AppendUint64(nil, v)) }
 // page is a page of the block that is named, or of the same as before, filled with a byte.
 func page(block string, offset uint64, fill byte) func(*wire) {
 	return func(w *wire) {
-		flags := uint64(flagPage)
+		flags := uint64(stream.FlagPage)
 		if fill == 0 {
-			flags = flagZero
+			flags = stream.FlagZero
 		}
 		if block == "" {
-			flags |= flagContinue
+			flags |= stream.FlagContinue
 		}
 		w.word(offset | flags)
 		if block != "" {

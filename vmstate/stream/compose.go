@@ -312,7 +312,7 @@ func (c *Composer) openRAM() {
 
 func (c *Composer) closeRAM() {
 	if c.inRAM {
-		c.buf = binary.BigEndian.AppendUint64(c.buf, flagEOS)
+		c.buf = binary.BigEndian.AppendUint64(c.buf, FlagEOS)
 		c.buf = appendFooter(c.buf, RAMSectionID)
 		c.inRAM = false
 	}
@@ -326,7 +326,7 @@ func appendHeader(b []byte, kind Kind, id uint32, identity Identity) []byte {
 }
 
 func appendFooter(b []byte, id uint32) []byte {
-	return binary.BigEndian.AppendUint32(append(b, byte(kindFooter)), id)
+	return binary.BigEndian.AppendUint32(append(b, byte(KindFooter)), id)
 }
 
 // appendCommand writes a COMMAND without data.

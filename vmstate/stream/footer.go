@@ -20,7 +20,7 @@ type footers []footer
 func findFooters(b []byte, start, eof int) footers {
 	var found footers
 	for pos := start; pos+footerBytes <= eof; pos++ {
-		next := bytes.IndexByte(b[pos:eof], byte(kindFooter))
+		next := bytes.IndexByte(b[pos:eof], byte(KindFooter))
 		if next < 0 {
 			break
 		}

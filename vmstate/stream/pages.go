@@ -30,7 +30,7 @@ func (s *Stream) count() error {
 			switch rec.flag {
 			case flagMemSize:
 				s.table(index, r.entries(rec.data))
-			case flagZero, flagPage, flagXBZRLE, flagCompressed:
+			case FlagZero, FlagPage, flagXBZRLE, flagCompressed:
 				n, ok := index[string(r.block)]
 				if !ok || rec.offset >= s.Blocks[n].Used {
 					return formatError(at, section.String(), "a page at %d of block %q, which the block table does not have", rec.offset, r.block)
@@ -55,9 +55,9 @@ func (s *Stream) table(index map[string]int, blocks []Block) {
 
 func (b *BlockStats) add(flag uint64) {
 	switch flag {
-	case flagZero:
+	case FlagZero:
 		b.Zero++
-	case flagPage:
+	case FlagPage:
 		b.Pages++
 	default:
 		b.Other++
@@ -83,7 +83,7 @@ func (s *Stream) Pages() iter.Seq[Page] {
 				if err != nil {
 					return // cannot be: the same bytes were read before
 				}
-				if rec.flag == flagMemSize || rec.flag == flagEOS || rec.flag == flagMultifdFlush {
+				if rec.flag == flagMemSize || rec.flag == FlagEOS || rec.flag == flagMultifdFlush {
 					continue
 				}
 				page := Page{names[string(r.block)], rec.offset, rec.data, rec.flag == flagXBZRLE || rec.flag == flagCompressed}

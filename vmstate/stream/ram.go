@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 )
 
-// Flags of a RAM word; they take the bits of the offset below the page size.
+// Flags of a RAM word (migration/ram.h); they take the bits of the offset below the page size.
 const (
-	flagZero         = 0x02
+	FlagZero         = 0x02
 	flagMemSize      = 0x04
-	flagPage         = 0x08
-	flagEOS          = 0x10
-	flagContinue     = 0x20
+	FlagPage         = 0x08
+	FlagEOS          = 0x10
+	FlagContinue     = 0x20
 	flagXBZRLE       = 0x40
 	flagHook         = 0x80
 	flagCompressed   = 0x100
@@ -45,12 +45,12 @@ type Page struct {
 
 // record is one item of a RAM section's payload: a word and what belongs to it.
 type record struct {
-	flag   uint64 // one of the flags, without flagContinue
+	flag   uint64 // one of the flags, without FlagContinue
 	offset uint64 // of the page; of a flagMemSize record, the total
 	data   []byte // of the page; of a flagMemSize record, its entries
 }
 
-// ramReader walks over a RAM section's payload. The block that flagContinue means is kept across
+// ramReader walks over a RAM section's payload. The block that FlagContinue means is kept across
 // sections, as QEMU does.
 type ramReader struct {
 	cursor
@@ -59,17 +59,17 @@ type ramReader struct {
 	block   []byte // name of the block that the last page belonged to
 }
 
-// next reads one record. The payload ends with a record whose flag is flagEOS.
+// next reads one record. The payload ends with a record whose flag is FlagEOS.
 func (r *ramReader) next() (record, *FormatError) {
 	at := r.pos
 	word := r.u64()
-	rec := record{flag: word & (flagMask &^ flagContinue), offset: word &^ flagMask}
+	rec := record{flag: word & (flagMask &^ FlagContinue), offset: word &^ flagMask}
 	if r.short {
 		return rec, r.fail(at, "ends inside a word")
 	}
 	switch rec.flag {
-	case flagZero, flagPage, flagXBZRLE, flagCompressed:
-		if word&flagContinue == 0 {
+	case FlagZero, FlagPage, flagXBZRLE, flagCompressed:
+		if word&FlagContinue == 0 {
 			if r.block = r.counted(); r.short || !printable(r.block) {
 				return rec, r.fail(at, "a page without the name of its block")
 			}
@@ -80,18 +80,18 @@ func (r *ramReader) next() (record, *FormatError) {
 	switch rec.flag {
 	case flagMemSize:
 		return r.table(at, rec)
-	case flagZero:
+	case FlagZero:
 		if fill := r.u8(); fill != 0 && !r.short {
 			return rec, r.fail(at, "a zero page filled with %d", fill)
 		}
-	case flagPage:
+	case FlagPage:
 		rec.data = r.take(PageBytes)
 	case flagXBZRLE:
 		r.u8()
 		rec.data = r.take(int(r.u16()))
 	case flagCompressed:
 		rec.data = r.take(int(r.u32()))
-	case flagEOS, flagMultifdFlush:
+	case FlagEOS, flagMultifdFlush:
 	default:
 		return rec, r.fail(at, "flags 0x%x are not known", word&flagMask)
 	}
@@ -171,13 +171,13 @@ func appendTable(b []byte, blocks []Block, addrs bool) []byte {
 
 // appendPage writes one page; block is empty for the same block as the page before in this section.
 func appendPage(b []byte, block string, offset uint64, page []byte) []byte {
-	flags := uint64(flagPage)
+	flags := uint64(FlagPage)
 	zero := isZero(page)
 	if zero {
-		flags = flagZero
+		flags = FlagZero
 	}
 	if block == "" {
-		b = binary.BigEndian.AppendUint64(b, offset|flags|flagContinue)
+		b = binary.BigEndian.AppendUint64(b, offset|flags|FlagContinue)
 	} else {
 		b = appendCounted(binary.BigEndian.AppendUint64(b, offset|flags), block)
 	}

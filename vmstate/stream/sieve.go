@@ -182,8 +182,8 @@ func (s *Sieve) between() bool {
 
 // renamed writes the header of a page whose block the source did not name, since the page before was of the same. The target has not seen that one.
 func (s *Sieve) renamed(word uint64) []byte {
-	b := appendCounted(binary.BigEndian.AppendUint64(nil, word&^flagContinue), s.in.name)
-	if word&flagZero != 0 {
+	b := appendCounted(binary.BigEndian.AppendUint64(nil, word&^FlagContinue), s.in.name)
+	if word&FlagZero != 0 {
 		b = append(b, 0)
 	}
 	return b
@@ -199,9 +199,9 @@ func (s *Sieve) Owed() []byte {
 		b = binary.BigEndian.AppendUint32(append(b, byte(KindPart)), s.ram)
 	}
 	for _, o := range s.owed {
-		word := o.page*PageBytes | flagZero
+		word := o.page*PageBytes | FlagZero
 		if s.out == o.block {
-			b = binary.BigEndian.AppendUint64(b, word|flagContinue)
+			b = binary.BigEndian.AppendUint64(b, word|FlagContinue)
 		} else {
 			b = appendCounted(binary.BigEndian.AppendUint64(b, word), o.block.name)
 		}
@@ -211,7 +211,7 @@ func (s *Sieve) Owed() []byte {
 	s.stats.Given += uint64(len(s.owed))
 	s.owed = s.owed[:0]
 	if s.state == sieveSection {
-		b = appendFooter(binary.BigEndian.AppendUint64(b, flagEOS), s.ram)
+		b = appendFooter(binary.BigEndian.AppendUint64(b, FlagEOS), s.ram)
 	}
 	return b
 }

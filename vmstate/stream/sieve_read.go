@@ -19,7 +19,7 @@ func (s *Sieve) next(c *cursor) verdict {
 	case sieveTable:
 		return s.entry(c)
 	case sieveFooter:
-		if Kind(c.u8()) != kindFooter || c.u32() != s.ram {
+		if Kind(c.u8()) != KindFooter || c.u32() != s.ram {
 			return unknown
 		}
 		s.state = sieveSection
@@ -95,7 +95,7 @@ func (s *Sieve) end() verdict {
 func (s *Sieve) word(c *cursor) verdict {
 	word := c.u64()
 	offset := word &^ flagMask
-	switch word & (flagMask &^ flagContinue) {
+	switch word & (flagMask &^ FlagContinue) {
 	case flagMemSize:
 		if s.packaged || len(s.blocks) > 0 {
 			return unknown
@@ -104,12 +104,12 @@ func (s *Sieve) word(c *cursor) verdict {
 			s.state = sieveTable
 		}
 		return pass
-	case flagEOS:
+	case FlagEOS:
 		s.state = sieveFooter
 		return pass
-	case flagPage:
+	case FlagPage:
 		return s.page(c, word, offset/PageBytes)
-	case flagZero:
+	case FlagZero:
 		return s.zero(c, word, offset/PageBytes)
 	}
 	return unknown
@@ -135,7 +135,7 @@ func (s *Sieve) entry(c *cursor) verdict {
 // blockOf finds the block of a page, whose name follows its word unless it is that of the page before.
 func (s *Sieve) blockOf(c *cursor, word, page uint64) *sieved {
 	block := s.in
-	if word&flagContinue == 0 {
+	if word&FlagContinue == 0 {
 		block = s.block(c.counted())
 	}
 	if block == nil || page >= block.pages {
@@ -173,7 +173,7 @@ func (s *Sieve) page(c *cursor, word, page uint64) verdict {
 func (s *Sieve) goOn(block *sieved, word uint64) verdict {
 	named := s.out == block
 	s.in, s.out = block, block
-	if word&flagContinue != 0 && !named {
+	if word&FlagContinue != 0 && !named {
 		return rename
 	}
 	return pass

@@ -97,7 +97,7 @@ func (p *parser) ram(c *cursor, s *step) bool {
 		if err != nil {
 			return p.fail(err.Offset, s, "%s", err.Reason)
 		}
-		if rec.flag == flagEOS {
+		if rec.flag == FlagEOS {
 			break
 		}
 	}
@@ -107,7 +107,7 @@ func (p *parser) ram(c *cursor, s *step) bool {
 
 // footer checks the footer that must be at c.
 func (p *parser) footer(c *cursor, s *step) bool {
-	if Kind(c.u8()) != kindFooter || c.u32() != s.ID || c.short {
+	if Kind(c.u8()) != KindFooter || c.u32() != s.ID || c.short {
 		return p.fail(s.Payload.End, s, "no footer here: the stream is broken, or comes from a machine type without footers")
 	}
 	return true

@@ -32,7 +32,7 @@ const (
 	KindDescription   Kind = 0x06 // only after the EOF
 	KindConfiguration Kind = 0x07 // only after the header
 	KindCommand       Kind = 0x08
-	kindFooter        Kind = 0x7e
+	KindFooter        Kind = 0x7e
 )
 
 func (k Kind) String() string {
@@ -55,7 +55,7 @@ func (k Kind) String() string {
 		return "CONFIGURATION"
 	case KindCommand:
 		return "COMMAND"
-	case kindFooter:
+	case KindFooter:
 		return "FOOTER"
 	}
 	return fmt.Sprintf("kind 0x%02x", uint8(k))

@@ -3,7 +3,6 @@ package adopt_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,12 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"qlive/integration/guest"
-	"qlive/integration/guest/beats"
 	"qlive/integration/lab"
 	"qlive/internal/qmp"
 	"qlive/vmstate"
@@ -95,33 +92,10 @@ func firmware(more ...string) []string {
 	return append([]string{"-qmp", "unix:qmp,server=on,wait=off", "-machine", "pc-q35-7.2", "-m", "64"}, more...)
 }
 
-// report is what the guest has said so far, wherever it ran.
-func (s *stranger) report() beats.Report {
-	s.t.Helper()
-	text, err := os.ReadFile(s.console)
-	if err != nil && !os.IsNotExist(err) {
-		s.t.Fatal(err)
-	}
-	var p beats.Parser
-	p.Feed(text, time.Time{})
-	return p.Report()
-}
-
-// awaitTruth waits until the guest has beaten n times more and has verified its memory once more, and fails the test if anything that it said
-// is not as it should be.
+// awaitTruth waits for n more beats and one more verification, see [lab.Lab.AwaitTruth].
 func (s *stranger) awaitTruth(n uint64) {
 	s.t.Helper()
-	before := s.report()
-	s.l.Eventually("the guest beats and has verified its memory", func() error {
-		r := s.report()
-		if r.Beats < before.Beats+n || r.Mems <= before.Mems {
-			return fmt.Errorf("%d of %d beats, %d verifications after %d", r.Beats, before.Beats+n, r.Mems, before.Mems)
-		}
-		return nil
-	})
-	if err := s.report().Check(); err != nil {
-		s.t.Fatal(err)
-	}
+	s.l.AwaitTruth(s.t, s.console, n)
 }
 
 // up waits until the QEMU has its monitor.

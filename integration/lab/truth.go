@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"fmt"
 	"io"
+	"os"
 	"sync"
+	"testing"
 	"time"
 
 	"qlive/integration/guest/beats"
@@ -52,4 +55,33 @@ func (t *Truth) Last() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.last)
+}
+
+// Said is what a guest has said so far on a console that is a file.
+func Said(t testing.TB, console string) beats.Report {
+	t.Helper()
+	text, err := os.ReadFile(console)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	var p beats.Parser
+	p.Feed(text, time.Time{})
+	return p.Report()
+}
+
+// AwaitTruth waits until the guest on such a console has beaten n times more and has verified its memory once more, all of it after now, and fails the
+// test if anything that it said is not as it should be.
+func (l *Lab) AwaitTruth(t testing.TB, console string, n uint64) {
+	t.Helper()
+	before := Said(t, console)
+	l.Eventually("the guest beats and has verified its memory", func() error {
+		r := Said(t, console)
+		if r.Beats < before.Beats+n || r.Mems <= before.Mems {
+			return fmt.Errorf("%d of %d beats, %d verifications after %d", r.Beats, before.Beats+n, r.Mems, before.Mems)
+		}
+		return nil
+	})
+	if err := Said(t, console).Check(); err != nil {
+		t.Fatal(err)
+	}
 }

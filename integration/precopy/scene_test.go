@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -114,30 +113,13 @@ func (s *stranger) bandwidth(bytes int64) {
 
 func (s *stranger) report() beats.Report {
 	s.t.Helper()
-	text, err := os.ReadFile(s.path("console"))
-	if err != nil && !os.IsNotExist(err) {
-		s.t.Fatal(err)
-	}
-	var p beats.Parser
-	p.Feed(text, time.Time{})
-	return p.Report()
+	return lab.Said(s.t, s.path("console"))
 }
 
-// awaitTruth waits until the guest has beaten n times more and has verified its memory once more, all of it after now, and fails the test if anything
-// that it said is not as it should be.
+// awaitTruth waits for n more beats and one more verification, see [lab.Lab.AwaitTruth].
 func (s *stranger) awaitTruth(n uint64) {
 	s.t.Helper()
-	before := s.report()
-	s.l.Eventually("the guest beats and has verified its memory", func() error {
-		r := s.report()
-		if r.Beats < before.Beats+n || r.Mems <= before.Mems {
-			return fmt.Errorf("%d of %d beats, %d verifications after %d", r.Beats, before.Beats+n, r.Mems, before.Mems)
-		}
-		return nil
-	})
-	if err := s.report().Check(); err != nil {
-		s.t.Fatal(err)
-	}
+	s.l.AwaitTruth(s.t, s.path("console"), n)
 }
 
 // awaitBeats waits until the guest has beaten n times more.
